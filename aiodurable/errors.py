@@ -40,6 +40,7 @@ __all__ = [
     "ScheduleNotFoundError",
     "SchemaMismatchError",
     "SessionLocksUnsupportedError",
+    "StatementRefusedError",
     "ThreadCompleteError",
     "ThreadExistsError",
     "ThreadInterruptedError",
@@ -121,6 +122,36 @@ class OutOfResourcesError(PostgresUnavailableError):
     ) -> None:
         super().__init__(message, thread_id=thread_id)
         self.resource = resource
+
+
+class StatementRefusedError(AiodurableError):
+    """Postgres refused a statement: by a constraint or a trigger of the operator's own, a timeout,
+    a conflict. The statement wrote nothing.
+
+    It has no `__cause__`: the driver's error quotes the row. The server's log has that, too.
+
+    Attributes:
+        sqlstate: Postgres's code of the error; None: the driver did not send the statement.
+        constraint: the constraint or unique index that refused it; None: none did.
+        table: the table of that constraint; None: unknown.
+        function: the function that raised the error, as that of a trigger; None: unknown.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        thread_id: str | None = None,
+        sqlstate: str | None = None,
+        constraint: str | None = None,
+        table: str | None = None,
+        function: str | None = None,
+    ) -> None:
+        super().__init__(message, thread_id=thread_id)
+        self.sqlstate = sqlstate
+        self.constraint = constraint
+        self.table = table
+        self.function = function
 
 
 class CircuitOpenError(PostgresUnavailableError):

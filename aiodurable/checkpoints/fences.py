@@ -14,11 +14,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from asyncpg import DeadlockDetectedError, LockNotAvailableError
-from psycopg.errors import DeadlockDetected, LockNotAvailable
-
-from aiodurable.errors import HistoryLostError, LeaseLostError, LockTimeoutError
+from aiodurable.errors import (
+    HistoryLostError,
+    LeaseLostError,
+    LockTimeoutError,
+    StatementRefusedError,
+)
 from aiodurable.postgres.direct import DirectPool
+from aiodurable.postgres.errors import is_conflict
 from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.retry import LOCKED_ROW
 from aiodurable.postgres.sql import load
@@ -196,7 +199,9 @@ async def bump(database: PsycopgPool, thread_id: str, *, timeout_s: float = 30.0
             raising = (_SQL["raise_token"], ([thread_id], [new_lease_id()]))
             _, rows = await database.fetch_in_turn((_SQL["short_lock_timeout"], ()), raising)
             return Standing(rows[0]["token"], rows[0]["lease_id"])
-        except (LockNotAvailable, DeadlockDetected) as error:
+        except StatementRefusedError as error:
+            if not is_conflict(error):
+                raise
             if time.monotonic() > deadline:
                 raise LockTimeoutError(
                     f"cannot raise the fence of thread {thread_id!r} within {timeout_s:g} s:"
@@ -226,11 +231,10 @@ async def bump_free(
             list(thread_ids),
             [new_lease_id() for _ in thread_ids],
         )
-    except (
-        LockNotAvailableError,
-        DeadlockDetectedError,
-    ):  # another transaction has inserted the same fence and has not committed
-        return {}
+    except StatementRefusedError as error:
+        if not is_conflict(error):
+            raise
+        return {}  # another transaction has inserted the same fence and has not committed
     return {
         row["thread_id"]: (Standing(row["token"], row["lease_id"]), row["first"]) for row in rows
     }

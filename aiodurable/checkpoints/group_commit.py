@@ -26,7 +26,7 @@ from aiodurable.errors import (
 )
 from aiodurable.events import BatchCommitted, Observer, WriteRefused, emit
 from aiodurable.postgres.direct import DirectConnection
-from aiodurable.postgres.errors import is_disconnect, to_out_of_resources
+from aiodurable.postgres.errors import is_disconnect, to_out_of_resources, to_refused
 from aiodurable.postgres.retry import GROUP_COMMIT
 from aiodurable.postgres.sql import load
 from aiodurable.postgres.text_columns import as_texts
@@ -54,8 +54,8 @@ during a failover.
 
 _UNIQUE_VIOLATION: Final = "23505"
 
-_UNSTORABLE: Final = ("22", "23", "54")
-"""SQLSTATE classes that blame a value: data exception, integrity, program limit."""
+_UNSTORABLE: Final = ("22", "54")
+"""SQLSTATE classes that blame a value: data exception, program limit."""
 
 
 class GroupCommitter:
@@ -305,14 +305,11 @@ def _refused(write: Write, error: Exception) -> AiodurableError:
     """
     state = getattr(error, "sqlstate", None)
     if state is not None and not state.startswith(_UNSTORABLE):
-        failed = AiodurableError(
-            f"cannot commit a checkpoint of thread {write.fence.thread_id!r}: Postgres refused the"
-            f" statement ({type(error).__name__}, SQLSTATE {state}). Nothing was written; check the"
-            " schema and this role's rights",
-            thread_id=write.fence.thread_id,
+        refused = to_refused(
+            error, f"cannot commit a checkpoint of thread {write.fence.thread_id!r}"
         )
-        failed.__cause__ = error
-        return failed
+        refused.thread_id = write.fence.thread_id
+        return refused
     return ConfigurationError(
         f"cannot store the state of thread {write.fence.thread_id!r}: Postgres refuses one of its"
         f" values ({type(error).__name__}{f', SQLSTATE {state}' if state else ''}). Nothing of this"

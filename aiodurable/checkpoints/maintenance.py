@@ -21,19 +21,20 @@ from langgraph.checkpoint.postgres.base import (
     _refuse_delta_threads,  # pyright: ignore[reportPrivateUsage]
 )
 from psycopg import AsyncConnection, AsyncCursor, AsyncRawCursor
-from psycopg.errors import DeadlockDetected, SerializationFailure
 from psycopg.rows import DictRow, dict_row
 
 from aiodurable.checkpoints.fences import Standing
 from aiodurable.checkpoints.write_session import WriteSession, WriteSessions
 from aiodurable.errors import (
     CheckpointNotFoundError,
+    StatementRefusedError,
     ThreadExistsError,
     ThreadNotFoundError,
     WorkflowAlreadyRunningError,
     WorkflowExecutionError,
 )
 from aiodurable.lock_keys import lock_key
+from aiodurable.postgres.errors import is_conflict
 from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.retry import TRANSACTION
 from aiodurable.postgres.sql import load
@@ -262,8 +263,8 @@ async def _patiently(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             return await work()
-        except (SerializationFailure, DeadlockDetected):
-            if attempt == _ATTEMPTS:
+        except StatementRefusedError as error:
+            if not is_conflict(error) or attempt == _ATTEMPTS:
                 raise
         await TRANSACTION.pause(attempt)
     raise AssertionError("the last attempt returns or raises")

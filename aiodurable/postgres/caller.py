@@ -12,12 +12,19 @@ from psycopg import AsyncConnection
 from psycopg.pq import TransactionStatus
 
 from aiodurable.dsn import Dsn
-from aiodurable.errors import AiodurableError, InvalidArgumentError, WorkflowExecutionError
+from aiodurable.errors import (
+    AiodurableError,
+    InvalidArgumentError,
+    StatementRefusedError,
+    WorkflowExecutionError,
+)
 from aiodurable.postgres.errors import (
     DRIVER_FAILURES,
     is_disconnect,
+    is_rule,
     is_transient,
     to_denied,
+    to_refused,
     to_unavailable,
 )
 from aiodurable.postgres.fetch import Fetch, fetch_on
@@ -46,6 +53,7 @@ async def transaction_of(connection: Any, dsn: Dsn) -> AsyncGenerator[Fetch]:
         InvalidArgumentError: it is something else, finds no tables of aiodurable, or refuses the
             statement, as in a transaction that has failed before.
         WorkflowExecutionError: another transaction is in the way; the caller's has to be repeated.
+        StatementRefusedError: a constraint or a trigger of the operator's own is in the way.
         PostgresUnavailableError: the connection is dead.
     """
     raw = await _driver_connection(connection, dsn)
@@ -63,7 +71,8 @@ async def transaction_of(connection: Any, dsn: Dsn) -> AsyncGenerator[Fetch]:
                 async with _in_schema(fetch, dsn.schema):
                     yield fetch
     except DRIVER_FAILURES as error:
-        raise _refused(error, dsn, dead=_is_closed(raw)) from error
+        refused = _refused(error, dsn, dead=_is_closed(raw))
+        raise refused from None if isinstance(refused, StatementRefusedError) else error
 
 
 def _refused(error: BaseException, dsn: Dsn, *, dead: bool) -> AiodurableError:
@@ -81,6 +90,8 @@ def _refused(error: BaseException, dsn: Dsn, *, dead: bool) -> AiodurableError:
         return denied
     if is_disconnect(error) and (dead or state is not None):
         return to_unavailable(error, dsn)
+    if is_rule(error):
+        return to_refused(error, "cannot write in the transaction of conn")
     what = f"{type(error).__name__}{'' if state is None else f', SQLSTATE {state}'}"
     if state is not None and is_transient(error):
         return WorkflowExecutionError(

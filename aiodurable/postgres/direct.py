@@ -20,7 +20,13 @@ import asyncpg
 from aiodurable.dsn import Dsn
 from aiodurable.errors import ClosedError, OutOfResourcesError, PostgresUnavailableError
 from aiodurable.postgres.connect import connect_direct
-from aiodurable.postgres.errors import is_disconnect, to_denied, to_unavailable
+from aiodurable.postgres.errors import (
+    DRIVER_FAILURES,
+    is_disconnect,
+    to_denied,
+    to_refused,
+    to_unavailable,
+)
 from aiodurable.postgres.plan_cache import PlanCache
 from aiodurable.postgres.retry import STATEMENT
 from aiodurable.postgres.sql import literal, load
@@ -248,6 +254,7 @@ class DirectPool:
             PostgresUnavailableError: Postgres stayed away; the statement may have run.
             OutOfResourcesError: a disk, the lock table or the like is full.
             ConfigurationError: the role lacks a right, or the database's encoding a character.
+            StatementRefusedError: Postgres refused it for another reason.
             ClosedError: the pool was closed, or was first used in another event loop.
         """
         loop = asyncio.get_running_loop()
@@ -285,11 +292,12 @@ class DirectPool:
                 )
             try:
                 return await connection.fetch(query, *args)
-            except Exception as error:
+            except (PostgresUnavailableError, *DRIVER_FAILURES) as error:
                 if not isinstance(error, PostgresUnavailableError) and not is_disconnect(error):
                     denied = to_denied(error, self._dsn)
                     if denied is None:
-                        raise
+                        what = f"cannot run a statement at {self._dsn.safe}"
+                        raise to_refused(error, what) from None
                     # Somebody has to clear a full disk; locks, memory and connections become free
                     # by themselves.
                     if not isinstance(denied, OutOfResourcesError) or denied.resource == "disk":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,18 +19,22 @@ from aiodurable.errors import (
     ConfigurationError,
     OutOfResourcesError,
     PostgresUnavailableError,
+    StatementRefusedError,
 )
 
 __all__ = [
     "DRIVER_FAILURES",
     "PasswordFunctionError",
     "is_bad_value",
+    "is_conflict",
     "is_disconnect",
     "is_out_of_connections",
     "is_refusal",
+    "is_rule",
     "is_transient",
     "to_denied",
     "to_out_of_resources",
+    "to_refused",
     "to_unavailable",
     "translate",
     "was_ended",
@@ -104,6 +109,21 @@ def is_transient(error: BaseException) -> bool:
     return passing or (isinstance(error, DRIVER_FAILURES) and is_disconnect(error))
 
 
+def is_conflict(error: BaseException) -> bool:
+    """Whether another transaction was in the way: a deadlock, a serialization failure, or a lock
+    that was not granted in time. The same statement may succeed at once.
+    """
+    return getattr(error, "sqlstate", None) in ("40001", "40P01", "55P03")
+
+
+def is_rule(error: BaseException) -> bool:
+    """Whether a constraint or a trigger of the operator's own refused a statement, which breaks
+    none of ours.
+    """
+    state: str | None = getattr(error, "sqlstate", None)
+    return state is not None and state.startswith(("09", "23", "27", "44", "P0"))
+
+
 def is_refusal(error: BaseException | None) -> bool:
     """Whether the server is there but refuses this user, password or database: no waiting helps."""
     if isinstance(error, PasswordFunctionError):
@@ -151,6 +171,58 @@ def to_denied(error: BaseException, dsn: Dsn) -> AiodurableError | None:
             )
         case _:
             return to_out_of_resources(error, dsn)
+
+
+def to_refused(error: BaseException, what: str) -> StatementRefusedError:
+    """The error for a statement that a live server refused. It says by which rule, and nothing of
+    the driver's text, which quotes the row.
+
+    Raise it `from None`: a traceback would show the driver's text.
+
+    Args:
+        error: the driver's, or a `StatementRefusedError`.
+        what: what could not be done.
+    """
+    if isinstance(error, StatementRefusedError):
+        return error
+    said = getattr(error, "diag", error)  # psycopg's and asyncpg's names are the same there
+    state: str | None = getattr(error, "sqlstate", None)
+    constraint: str | None = getattr(said, "constraint_name", None)
+    table: str | None = getattr(said, "table_name", None)
+    function = _raised_in(getattr(said, "context", None))
+    kind = f"{type(error).__name__}{'' if state is None else f', SQLSTATE {state}'}"
+    if constraint:
+        by = f"constraint {constraint!r}" + (f" of table {table!r}" if table else "")
+    elif function:
+        by = f"function {function}"
+    elif is_rule(error):
+        by = "a constraint or a trigger"
+    else:
+        by = "the driver" if state is None else "Postgres"
+    if is_rule(error):
+        advice = "change that rule, or what breaks it"
+    elif state is not None and is_transient(error):
+        advice = "try again, it may pass"
+    else:
+        advice = "check the schema and this role's rights"
+    return StatementRefusedError(
+        f"{what}: {by} refused it ({kind}). Nothing was written; {advice}. The server's log has the"
+        " text, which may quote the row",
+        sqlstate=state,
+        constraint=constraint,
+        table=table,
+        function=function,
+    )
+
+
+def _raised_in(context: str | None) -> str | None:
+    """The PL/pgSQL function that an error's context names, the innermost first. Other lines of it
+    quote statements.
+    """
+    found = re.search(
+        r'^[^"\n(]*PL/pgSQL[^"\n(]*?([\w.$]+\([^"\n)]*\))', context or "", re.MULTILINE
+    )
+    return None if found is None else found[1]
 
 
 _ADVICE: Final = {

@@ -17,7 +17,13 @@ from aiodurable.dsn import Dsn
 from aiodurable.errors import ClosedError, ConfigurationError
 from aiodurable.postgres.circuit_breaker import CircuitBreaker
 from aiodurable.postgres.connect import application_name
-from aiodurable.postgres.errors import is_disconnect, to_denied, to_unavailable, translate
+from aiodurable.postgres.errors import (
+    is_disconnect,
+    to_denied,
+    to_refused,
+    to_unavailable,
+    translate,
+)
 from aiodurable.postgres.fetch import fetch_on
 from aiodurable.postgres.pool_connection import (
     KEEPALIVES,
@@ -176,6 +182,7 @@ class PsycopgPool:
             CircuitOpenError: Postgres has failed for so long that the breaker refuses to try.
             OutOfResourcesError: a disk, the lock table or the like is full.
             ConfigurationError: the role lacks a right, or the database's encoding a character.
+            StatementRefusedError: Postgres refused a statement for another reason.
         """
         try:
             async with self._connection(urgent=urgent) as connection:
@@ -183,7 +190,8 @@ class PsycopgPool:
         except psycopg.Error as error:
             # Outside of the breaker: a server that denies one statement may run others.
             if (denied := to_denied(error, self.dsn)) is None:
-                raise
+                what = f"cannot run a statement at {self.dsn.safe}"
+                raise to_refused(error, what) from None
             raise denied from error
 
     @asynccontextmanager

@@ -29,7 +29,7 @@ from aiodurable.dsn import Dsn
 from aiodurable.errors import ConfigurationError, PostgresUnavailableError, SchemaMismatchError
 from aiodurable.lock_keys import MIGRATION_KEY
 from aiodurable.postgres.connect import application_name
-from aiodurable.postgres.errors import is_disconnect, to_denied, to_unavailable
+from aiodurable.postgres.errors import is_disconnect, to_denied, to_refused, to_unavailable
 from aiodurable.postgres.ownership import RELATIONS, TOKENS, checked, made_by, refuse_other_path
 from aiodurable.postgres.password import password_option
 from aiodurable.postgres.retry import MIGRATION_LOCK, SETUP_RACE
@@ -104,6 +104,7 @@ async def migrate(dsn: Dsn, *, timeout_s: float = 60.0) -> int:
             relation under one of our names.
         PostgresUnavailableError: Postgres is away, or somebody else's migration took longer than
             `timeout_s`.
+        StatementRefusedError: Postgres refused a step for another reason.
     """
     async with await _connect(dsn) as connection:
         try:
@@ -120,11 +121,9 @@ async def migrate(dsn: Dsn, *, timeout_s: float = 60.0) -> int:
                 f" ({error.diag.message_primary}); run `aiodurable db migrate` once with a role"
                 " that may, and open with auto_migrate=False"
             ) from error
-        except psycopg.errors.ReadOnlySqlTransaction as error:
-            raise to_unavailable(error, dsn) from error
-        except psycopg.OperationalError as error:
+        except psycopg.Error as error:
             if not is_disconnect(error) and to_denied(error, dsn) is None:
-                raise
+                raise to_refused(error, f"cannot migrate {dsn.safe}") from None
             raise to_unavailable(error, dsn) from error
 
 
@@ -139,7 +138,7 @@ async def check(dsn: Dsn) -> None:
     async with await _connect(dsn) as connection:
         try:
             ours, langgraph = await _versions(connection, dsn)
-        except psycopg.errors.InsufficientPrivilege as error:
+        except psycopg.Error as error:
             raise to_unavailable(error, dsn) from error
     _refuse_newer(ours)
     if ours != VERSION or langgraph < _LANGGRAPH:

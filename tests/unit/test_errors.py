@@ -23,6 +23,9 @@ EXAMPLES = [
     errors.ThreadQuarantinedError("no", thread_id="t", attempts=5),
     errors.SchemaMismatchError("newer", found=9, wanted=1),
     errors.CircuitOpenError("open", retry_after_s=1.5),
+    errors.StatementRefusedError(
+        "no", thread_id="t", sqlstate="23514", constraint="c", table="runs", function="f()"
+    ),
     errors.InvalidArgumentError("no", thread_id="t", argument="limit"),
     errors.LeaseLostError("gone", thread_id="t", taken_over=True),
     errors.HistoryLostError("gone", thread_id="t", taken_over=False, checkpoint_id="1ef"),
