@@ -15,6 +15,7 @@ from typing import Any, Final
 import asyncpg
 
 from aiodurable.dsn import Dsn
+from aiodurable.postgres.array_types import register_arrays
 from aiodurable.postgres.errors import translate
 from aiodurable.postgres.name_resolution import ResolvingLoop
 from aiodurable.postgres.password import call_password
@@ -76,6 +77,7 @@ async def connect_direct(
     # asyncpg looks for its own tasks in its loop: it needs the real one, not the one that resolves
     # names.
     connection._loop = asyncio.get_running_loop()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    register_arrays(connection)
     return connection
 
 
