@@ -149,14 +149,14 @@ class DirectConnection:
                 self._abandoned.difference_update(abandoned)
             plan_once = literal(_SQL["plan_once"], self._pid, self._dsn.compression)
             self._proxied = await self._run(connection.execute(plan_once)) == "SELECT 0"
-            server = None if self._proxied else await self._run(connection.fetchval(_SQL["server"]))
+            server = None if self._proxied else await self._run(connection.fetchrow(_SQL["server"]))
             if self._on_connect is not None:
                 await self._run(self._on_connect(connection))
-            self._origin = Origin(server, time.monotonic())
+            self._origin = Origin(server and server["server"], time.monotonic())
         except BaseException:  # half set up, it must not run the next statement
             self.drop()
             raise
-        self._plans = PlanCache()
+        self._plans = PlanCache(grown=bool(server and server["grown"]))
         return connection
 
     @staticmethod

@@ -21,13 +21,17 @@ _LAST_S: Final = 600.0
 class PlanCache:
     """The plans of one connection: due after one second, then after two, four and so on, at most
     every ten minutes.
+
+    Args:
+        grown: whether the tables had grown before the first plan. Then only every ten minutes: to
+            plan again takes Postgres a millisecond a statement, and finds the same.
     """
 
     DISCARD: Final = load("direct")["discard_plans"]
     """The statement that discards them."""
 
-    def __init__(self) -> None:
-        self._interval_s = _FIRST_S
+    def __init__(self, *, grown: bool = False) -> None:
+        self._interval_s = _LAST_S if grown else _FIRST_S
         self._due = time.monotonic() + self._interval_s
 
     def due_for_discard(self) -> bool:

@@ -14,8 +14,18 @@ SELECT pg_catalog.set_config('plan_cache_mode', 'force_generic_plan', false),
 WHERE pg_catalog.pg_backend_pid() = :backend_pid
 
 -- name: server
--- No table. Which server this is: a standby that was promoted began at another moment.
-SELECT pg_catalog.pg_postmaster_start_time()::text
+-- pg_class_oid_index. Which server this is: a standby that was promoted began at another moment.
+-- grown: whether all tables that each run writes had grown when Postgres last looked (VACUUM,
+-- ANALYZE), so that no plan takes them for empty.
+SELECT pg_catalog.pg_postmaster_start_time()::text AS server,
+       (SELECT pg_catalog.count(*) = 5
+        FROM pg_catalog.pg_class c
+        WHERE c.relpages >= 100
+          AND c.oid IN (pg_catalog.to_regclass('aiodurable_fences')::oid,
+                        pg_catalog.to_regclass('aiodurable_runs')::oid,
+                        pg_catalog.to_regclass('checkpoints')::oid,
+                        pg_catalog.to_regclass('checkpoint_blobs')::oid,
+                        pg_catalog.to_regclass('checkpoint_writes')::oid)) AS grown
 
 -- name: discard_plans
 -- No table. See postgres/plan_cache.py.

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
+
 import psycopg
 import pytest
 
 from aiodurable.dsn import parse_dsn
 from aiodurable.postgres.direct import DirectConnection
+from aiodurable.postgres.plan_cache import PlanCache
 from aiodurable.postgres.pool import PsycopgPool
+from aiodurable.postgres.sql import load
 from tests.support.waiting import wait_until
 
 PLANNED = (
@@ -56,3 +60,36 @@ async def test_the_pool_plans_again(dsn: str, filling: str) -> None:
     await database.execute(filling)
     await wait_until(by_key)
     await database.aclose()
+
+
+@pytest.mark.parametrize(("grown", "due_at_s"), [(False, [1, 3, 7, 15]), (True, [600, 1200])])
+def test_plans_for_small_tables_are_made_again_soon_and_for_grown_ones_rarely(
+    monkeypatch: pytest.MonkeyPatch, grown: bool, due_at_s: list[int]
+) -> None:
+    now_s = 0
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+    plans = PlanCache(grown=grown)
+    found: list[int] = []
+    for now_s in range(due_at_s[-1] + 1):
+        if plans.due_for_discard():
+            found.append(now_s)
+    assert found == due_at_s
+
+
+async def test_the_tables_have_grown_when_each_of_them_has(dsn: str) -> None:
+    link = DirectConnection(parse_dsn(dsn), role="test", connect_timeout_s=10.0)
+    tables = ["aiodurable_fences", "aiodurable_runs", "checkpoints", "checkpoint_blobs"]
+
+    async def grown() -> bool:
+        return (await link.fetch(load("direct")["server"]))[0]["grown"]
+
+    async def say_grown(*names: str) -> None:
+        await link.fetch(
+            "UPDATE pg_class SET relpages = 100 WHERE oid = ANY ($1::text[]::regclass[])", names
+        )
+
+    await say_grown(*tables)
+    assert not await grown()
+    await say_grown("checkpoint_writes")
+    assert await grown()
+    link.drop()
