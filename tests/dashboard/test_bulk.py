@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
+from html import unescape
 from typing import Any
 
 import pytest
@@ -97,6 +99,61 @@ async def test_threads_that_a_person_may_not_touch_are_left_out_and_checked_agai
     assert [run.thread_id for run in ready] == ["mine"]
 
 
+def next_ones(page: str) -> str:
+    """The link to the threads after those of a page; empty: there is none."""
+    found = re.search(r'href="([^"]*)">[^<]*next ones<', page)
+    return unescape(found[1]) if found else ""
+
+
+async def test_all_means_all_though_they_match_afterwards(
+    opened: Opened, durable: Durable, patient: None
+) -> None:
+    """A resumption that fails leaves a failed thread: the search finds it again."""
+    for number in range(5):
+        await fail(durable, f"t{number}")
+    client = opened(read_only=False)
+    link = "/act/resume_many?q=status%3Afailed&cap=2"
+    asked: list[int] = []
+    while link:
+        page = await client.get(link)
+        asked.append(page.text.count('<li class="id">'))
+        answer = await client.post(link, data=form_of(page.text), headers=ORIGIN)
+        assert answer.status_code == 200
+        link = next_ones(answer.text)
+    assert asked == [2, 2, 1]
+    assert "up to thread" not in answer.text
+    for number in range(5):
+        assert (await durable.threads.get(f"t{number}")).attempts == 2
+
+
+async def test_the_page_after_an_action_says_where_it_stopped_and_asks_for_the_next(
+    opened: Opened, durable: Durable
+) -> None:
+    for number in range(3):
+        await fail(durable, f"t{number}")
+    client = opened(read_only=False)
+    answer = await act(client, "delete_many", q="status:failed", cap="2")
+    page = await next_page(client, answer)
+    assert "Done to 2 of 2 threads. These were up to thread t1" in page
+    assert "Delete 1 threads?" in page
+    assert not next_ones(page)
+
+
+async def test_those_that_a_person_may_not_touch_do_not_hide_the_next(
+    opened: Opened, durable: Durable
+) -> None:
+    for thread_id in ("a", "b", "mine"):
+        await fail(durable, thread_id)
+    client = opened(
+        read_only=False,
+        authorize=lambda request, action, thread: action != "retry" or thread in (None, "mine"),
+    )
+    query = {"q": "status:failed", "cap": "2"}
+    page = await client.get("/act/retry_many", params=query)
+    assert "There is nothing to do." in page.text
+    assert "Retry 1 threads?" in (await client.get(next_ones(page.text))).text
+
+
 async def test_a_cap_bounds_it_and_says_that_more_may_match(
     opened: Opened, durable: Durable
 ) -> None:
@@ -105,22 +162,24 @@ async def test_a_cap_bounds_it_and_says_that_more_may_match(
     client = opened(read_only=False)
     page = await client.get("/act/cancel_many", params={"q": "status:failed", "cap": "2"})
     assert "Cancel 2 threads?" in page.text
-    assert "More may match" in page.text
+    assert "More may match after thread t1" in page.text
     for cap in ("0", str(CAP + 1), "x", "٣", "9" * 5_000, "0" * 9 + "9999"):
         bad = await client.get("/act/cancel_many", params={"q": "status:failed", "cap": cap})
         assert bad.status_code == 422
 
 
-async def test_where_none_is_found_within_the_bound_it_does_not_say_to_repeat(
+async def test_where_none_is_found_within_the_bound_the_search_goes_on(
     opened: Opened, durable: Durable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(3):
         await fail(durable, f"t{number}")
     monkeypatch.setattr(on_many_threads, "_SCANNED", 2)
-    page = await opened(read_only=False).get("/act/delete_many", params={"q": "status:complete"})
+    client = opened(read_only=False)
+    page = await client.get("/act/delete_many", params={"q": "status:complete"})
     assert "There is nothing to do." in page.text
-    assert "narrow the search" in page.text
-    assert "repeat it for those" not in page.text
+    last = await client.get(next_ones(page.text))
+    assert "There is nothing to do." in last.text
+    assert not next_ones(last.text)
 
 
 async def test_what_was_accepted_since_is_not_deleted(opened: Opened, dsn: str) -> None:

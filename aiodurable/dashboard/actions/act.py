@@ -57,6 +57,7 @@ class Confirmation:
         note: what to look out for.
         dangerous: whether it removes something.
         possible: whether there is anything to do; without it there is no button.
+        further: where the same page for what comes next in the order is; empty: this is the last.
         choose: whether this is the step before: its form only leads to the page that shows what
             would happen.
         action: where the form is sent; empty: to this address.
@@ -76,6 +77,7 @@ class Confirmation:
     dangerous: bool = False
     possible: bool = True
     choose: bool = False
+    further: str = ""
     action: str = ""
 
 
@@ -88,12 +90,14 @@ class Outcome:
         path: the page that follows, a link of `Context.url`.
         kind: `good` or `bad`.
         listed: of a bulk action: ids, and why it was not done to each.
+        label: of the link to that page.
     """
 
     said: str
     path: str
     kind: str = "good"
     listed: Sequence[tuple[str, str]] = ()
+    label: str = "Back"
 
 
 def _nothing(context: Context, form: Form) -> Mapping[str, Any]:  # noqa: ARG001

@@ -1,5 +1,6 @@
-"""One action on all threads that a search finds, at most 1,000: first shown, then done to those
-that were shown and stand as they did.
+"""One action on all threads that a search finds, 1,000 at a time in the order of their ids: first
+shown, then done to those that were shown and stand as they did. The page that follows shows the
+next ones.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ __all__ = ["BULK", "CAP"]
 
 _log = logging.getLogger(__name__)
 CAP = 1_000
-"""Threads of one bulk action, at most."""
+"""Threads of one page, at most."""
 _SHOWN = 20
 _SCANNED = 100_000
 _AT_ONCE = 8
@@ -45,10 +46,18 @@ def _back(context: Context) -> str:
     return context.url("/threads", q=context.query("q"))
 
 
+def _further(context: Context, last: str) -> str:
+    """The page of the threads after `last`."""
+    return context.here(after=last)
+
+
 async def _confirm(right: Action, label: str, context: Context) -> Confirmation:
     cap = _cap(context)
     found = await context.durable.threads.search_page(
-        limit=cap, max_scanned=_SCANNED, **filters_of(context.query("q"))
+        limit=cap,
+        after=context.exact("after"),
+        max_scanned=_SCANNED,
+        **filters_of(context.query("q")),
     )
     shown = {
         thread.thread_id: _mark(right, thread)
@@ -56,16 +65,13 @@ async def _confirm(right: Action, label: str, context: Context) -> Confirmation:
         if await context.allowed(right, thread.thread_id)
     }
     denied = len(found.threads) - len(shown)
-    more = (
-        "More may match than are in this selection: repeat it for those."
-        if shown
-        else "More may match beyond those that were searched, and repeating finds the same: narrow"
-        " the search."
-    )
     notes = [
         f"You may not {right} {denied} more that match." if denied else "",
-        more if found.after else "",
+        f"More may match after thread {found.after}: they follow." if found.after else "",
     ]
+    facts = [("Search", context.query("q") or "all threads")]
+    if after := context.exact("after"):
+        facts.append(("After thread", after))
     text, seal = context.session.sealed(shown)
     return Confirmation(
         heading=f"{label} {len(shown)} threads?",
@@ -73,13 +79,14 @@ async def _confirm(right: Action, label: str, context: Context) -> Confirmation:
         back=_back(context),
         text="Nothing was done yet. It is done to exactly these; one that has gone on since is left"
         " alone.",
-        facts=[("Search", context.query("q") or "all threads")],
-        hidden=[("selection", text), ("seal", seal)],
+        facts=facts,
+        hidden=[("selection", text), ("seal", seal), ("last", found.after or "")],
         listed=list(shown)[:_SHOWN],
         more=max(0, len(shown) - _SHOWN),
         note=" ".join(filter(None, notes)),
         dangerous=right == "delete",
         possible=bool(shown),
+        further=_further(context, found.after) if found.after else "",
     )
 
 
@@ -120,7 +127,13 @@ async def _perform(
     else:
         await work
         said = f"Done to {len(selection) - len(failed)} of {len(selection)} threads."
-    return Outcome(said, _back(context), "bad" if failed else "good", sorted(failed.items()))
+    kind = "bad" if failed else "good"
+    if last := form.get("last", "").replace("\0", ""):
+        said += f" These were up to thread {last}; more may match after it."
+        path, label = _further(context, last), "The next ones"
+    else:
+        path, label = _back(context), "Back"
+    return Outcome(said, path, kind, sorted(failed.items()), label)
 
 
 async def _each(
