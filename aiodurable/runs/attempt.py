@@ -136,6 +136,7 @@ class Attempt:
         context: Any,
         config: RunnableConfig,
         seq: int,
+        durability: str | None = None,
         adopted: bool = False,
         has_stray_answer: bool = False,
     ) -> Self:
@@ -151,6 +152,7 @@ class Attempt:
             context: its context.
             config: its config. The ledger stores the part that another process needs.
             seq: the number of this attempt under the lease.
+            durability: LangGraph's option with which its graph is called.
             adopted: whether it adopts plain LangGraph's unfinished work and has no input.
             has_stray_answer: whether plain LangGraph left an answer beside the checkpoint.
         """
@@ -174,6 +176,7 @@ class Attempt:
                         if services.observers
                         else None
                     ),
+                    synchronous=not graph.commits_first(input, durability),
                 )
         except BaseException as error:
             if services.observers:
@@ -208,6 +211,7 @@ class Attempt:
         *,
         graph: BoundGraph,
         seq: int,
+        durability: str | None = None,
         claim: str | None = None,
     ) -> Self:
         """Start a queued run.
@@ -219,6 +223,7 @@ class Attempt:
             queued: the run.
             graph: the graph that runs it.
             seq: the number of this attempt under the lease.
+            durability: LangGraph's option with which its graph is called.
             claim: of the worker that has claimed the run.
         """
         loaded = await services.ledger.loaded(queued, graph.ledger_serde)
@@ -231,6 +236,7 @@ class Attempt:
                 base_checkpoint_id=thread.checkpoint_id,
                 closing=closing(thread),
                 claim=claim,
+                synchronous=not graph.commits_first(loaded.input, durability),
             )
         record = record_of(row)
         lease.session.acknowledge(record.run_id, services.checkpoints.direct.origin, sent)

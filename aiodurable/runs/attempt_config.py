@@ -85,7 +85,7 @@ def options_of(attempt: Attempt, call: Call) -> dict[str, Any]:
     """LangGraph's options of a call: its own over those of every attempt."""
     context = call.context if call.context is not None else attempt.context
     return {
-        "durability": "sync",
+        "durability": call.durability,
         "control": attempt.control,
         **({} if context is None else {"context": context}),
         **call.options,

@@ -44,6 +44,11 @@ class Call:
         return self.input is not None
 
     @property
+    def durability(self) -> str | None:
+        """LangGraph's option: "sync", unless the call has another."""
+        return self.options.get("durability", "sync")
+
+    @property
     def command(self) -> Command[Any] | None:
         """Its input, if that is a `Command`."""
         return cast("Command[Any]", self.input) if isinstance(self.input, Command) else None

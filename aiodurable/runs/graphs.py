@@ -18,6 +18,7 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.graph import START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.pregel import Pregel
+from langgraph.types import Command
 
 from aiodurable.checkpoints.saver import STARTS_A_NODE
 from aiodurable.checkpoints.stored_values import serde_for
@@ -73,6 +74,16 @@ class BoundGraph:
         return isinstance(self.pregel, CompiledStateGraph) and not self.pregel.builder.branches.get(
             START
         )
+
+    def commits_first(self, input: Any, durability: str | None) -> bool:
+        """Whether a call waits for a commit of its thread before any of its nodes runs: LangGraph
+        waits for the checkpoint before the first one.
+
+        Args:
+            input: the call's. A `Command` may lead to a node without a checkpoint of its own.
+            durability: LangGraph's option.
+        """
+        return durability == "sync" and self.starts_without_code and not isinstance(input, Command)
 
     @property
     def tells_its_end(self) -> bool:

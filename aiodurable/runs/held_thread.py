@@ -234,7 +234,7 @@ class HeldThread:
                     await roll_back(self._services, self.lease)
                     self.checkpoint = await status_under(self._services, self.lease)
                 await self._prepare()
-                return plan.action, await self._begin_queued(plan.unfinished)
+                return plan.action, await self._begin_queued(plan.unfinished, call)
             case Action.RESUME | Action.FINISH_FIRST:
                 return plan.action, await self._resume(plan, call)
 
@@ -253,10 +253,11 @@ class HeldThread:
             context=call.context,
             config=call.config,
             seq=self._attempts,
+            durability=call.durability,
         )
         return self._prepared(attempt)
 
-    async def _begin_queued(self, queued: Accepted) -> Attempt:
+    async def _begin_queued(self, queued: Accepted, call: Call) -> Attempt:
         self._attempts += 1
         self._attempt = attempt = await Attempt.begin(
             self._services,
@@ -265,6 +266,7 @@ class HeldThread:
             queued,
             graph=self._graph,
             seq=self._attempts,
+            durability=call.durability,
             claim=self.claim,
         )
         return self._prepared(attempt, queued.retries)

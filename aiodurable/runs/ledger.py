@@ -158,6 +158,7 @@ class Ledger:
         base_checkpoint_id: str | None,
         closing: RunStatus | None,
         traceparent: str | None = None,
+        synchronous: bool = True,
     ) -> tuple[RunRecord, bool]:
         """Record a new run as running.
 
@@ -171,6 +172,8 @@ class Ledger:
             closing: the status that an earlier, unfinished run of the thread gets; None: there is
                 none.
             traceparent: the trace context of the call.
+            synchronous: whether the row has to be on disk when this returns. The thread's next
+                commit brings it there anyway.
 
         Returns:
             The row, and whether the thread has no checkpoint yet.
@@ -197,6 +200,7 @@ class Ledger:
                     base_checkpoint_id,
                     closing,
                     traceparent,
+                    synchronous or closing is RunStatus.SUPERSEDED,
                 )
             )
             if row is not None:

@@ -132,7 +132,8 @@ class LedgerWrites:
     async def _write_starts(
         self, rows: Sequence[tuple[Any, ...]]
     ) -> dict[tuple[Any, ...], Mapping[str, Any]]:
-        written = await self._direct.fetch(_SQL["start"], *map(list, zip(*rows, strict=True)))
+        *columns, synchronous = map(list, zip(*rows, strict=True))
+        written = await self._direct.fetch(_SQL["start"], *columns, any(synchronous))
         by_run = {row["run_id"]: row for row in written}
         return {row: by_run[row[0]] for row in rows if row[0] in by_run}
 

@@ -79,6 +79,7 @@ class QueuedRuns:
         base_checkpoint_id: str | None,
         closing: RunStatus | None,
         claim: str | None = None,
+        synchronous: bool = True,
     ) -> tuple[Mapping[str, Any], bool]:
         """Write that a queued run is running; see `Ledger.start`.
 
@@ -92,7 +93,11 @@ class QueuedRuns:
                 written.
             LockTimeoutError: another transaction kept the fence; nothing was written.
         """
-        asked = (run_id, fence.thread_id, *fence.standing, seq, base_checkpoint_id, closing, claim)
+        must = synchronous or closing is RunStatus.SUPERSEDED
+        asked = (
+            *(run_id, fence.thread_id, *fence.standing),
+            *(seq, base_checkpoint_id, closing, claim, must),
+        )
         deadline = time.monotonic() + PATIENCE_S
         while (row := await self._begins(asked)) is None:
             await self._check(run_id, fence, claim, deadline)
@@ -157,9 +162,10 @@ class QueuedRuns:
     async def _write_begins(
         self, asked: Sequence[tuple[Any, ...]]
     ) -> dict[tuple[Any, ...], Mapping[str, Any]]:
-        run_ids, threads, tokens, leases, *rest = map(list, zip(*asked, strict=True))
+        columns = map(list, zip(*asked, strict=True))
+        run_ids, threads, tokens, leases, *rest, synchronous = columns
         written = await self._direct.fetch(
-            _SQL["begin"], run_ids, threads, tokens, leases, self._worker, *rest
+            _SQL["begin"], run_ids, threads, tokens, leases, self._worker, *rest, any(synchronous)
         )
         by_run = {row["run_id"]: row for row in written}
         return {one: by_run[one[0]] for one in asked if one[0] in by_run}

@@ -129,6 +129,7 @@ def _started(count: int) -> tuple[Any, ...]:
         each(None),
         each("superseded"),
         each(None),
+        False,
     )
 
 

@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Literal
 
 from aiodurable.embedded import start_server, stop_server
 from tests.support.ports import free_port
-from tests.support.waiting import wait_until
+from tests.support.waiting import LIMIT_S
 
 How = Literal["fast", "immediate"]
 
@@ -50,10 +51,19 @@ class OwnServer:
         its log at the next start.
         """
         if how == "immediate":
-            pid = self._data / "postmaster.pid"
-            os.kill(int(pid.read_text().split()[0]), signal.SIGQUIT)
-            await wait_until(lambda: not pid.exists(), what="the end of Postgres")
+            await asyncio.to_thread(self.crash)
         await asyncio.to_thread(stop_server, self._data)
+
+    def crash(self) -> None:
+        """Stop it as `immediate`, and return when its last process has gone. Blocks: nothing of
+        this event loop runs meanwhile.
+        """
+        pid = self._data / "postmaster.pid"
+        os.kill(int(pid.read_text().split()[0]), signal.SIGQUIT)
+        deadline = time.monotonic() + LIMIT_S
+        while pid.exists():
+            assert time.monotonic() < deadline, "Postgres did not end"
+            time.sleep(0.01)
 
     async def restart(self, how: How = "fast") -> None:
         await self.stop(how)

@@ -35,6 +35,11 @@
         FOR SHARE OF f SKIP LOCKED
     ) fence
 
+-- fragment: unless_synchronous
+-- The transaction's own setting: its commit does not wait for the disk.
+  AND CASE WHEN :synchronous::boolean THEN true
+           ELSE pg_catalog.set_config('synchronous_commit', 'off', true) IS NOT NULL END
+
 -- name: get
 -- params: run_ids
 -- aiodurable_runs_pkey; checkpoints_pkey for "consumed".
@@ -88,7 +93,7 @@ CROSS JOIN LATERAL (
 -- name: start
 -- params: run_ids, thread_ids, lock_keys, graphs, tokens, lease_ids, workers, seqs, input_types
 -- params: inputs, context_types, contexts, config_types, configs, base_checkpoint_ids, closings
--- params: traceparents
+-- params: traceparents, synchronous
 -- aiodurable_fences_pkey for the fences; aiodurable_runs_thread_order_idx for the runs to close;
 -- aiodurable_runs_pkey for their locks and the new rows; checkpoints_pkey for "blank".
 -- The fences are locked, sorted: a row that is inserted behind a removal under way would stay, and
@@ -98,6 +103,7 @@ CROSS JOIN LATERAL (
 -- rejected run_id may be tried again with another input. A row with this very token is ours: the
 -- answer to the statement was lost, and it is run again. "blank": LangGraph has nothing to read.
 -- With LIMIT that is a look-up; as EXISTS it may be answered by hashing all checkpoints there are.
+-- synchronous: whether one of the runs has to be on disk when this returns.
 WITH want AS MATERIALIZED (
     SELECT w.*
     FROM (
@@ -153,6 +159,7 @@ FROM want w
 -- Those first: only one run of a thread may be running.
 WHERE (SELECT pg_catalog.count(*) FROM closed) >= 0
   AND w.thread_id NOT IN (SELECT h.thread_id FROM held_up h)
+-- include: unless_synchronous
 ON CONFLICT (run_id) DO UPDATE
 SET status = 'running', attempts = r.attempts + (r.status = 'rejected')::integer,
     graph = excluded.graph, fencing_token = excluded.fencing_token,

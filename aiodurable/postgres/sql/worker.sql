@@ -1,6 +1,6 @@
 -- name: begin
 -- params: run_ids, thread_ids, tokens, lease_ids, worker, seqs, base_checkpoint_ids, closings
--- params: claims
+-- params: claims, synchronous
 -- Runs that were accepted and never began are begun: as start of runs.sql, on a row that is there.
 -- aiodurable_fences_pkey for the fences, aiodurable_runs_thread_order_idx for what is closed first,
 -- aiodurable_runs_pkey for the rows, checkpoints_pkey for what LangGraph has to read,
@@ -8,6 +8,7 @@
 -- A row with this very token is ours: the answer to the statement was lost, and it is run again.
 -- claims: of the worker that begins it, which it has no more where somebody freed the claim; such a
 -- run does not pass an earlier one of its thread. Null: a person's word, which needs no claim.
+-- synchronous: whether one of the starts has to be on disk when this returns.
 WITH want AS MATERIALIZED (
     SELECT w.*
     FROM (
@@ -52,6 +53,7 @@ WHERE (SELECT pg_catalog.count(*) FROM closed) >= 0  -- first those: a thread ha
                        WHERE b.thread_id = r.thread_id AND b.status = 'queued'
                          AND b.position < r.position AND b.claim_state <> 'scheduled'
                        LIMIT 1) IS NULL))
+-- include: runs.unless_synchronous
 RETURNING r.run_id, r.thread_id, r.graph, r.status, r.attempts, r.fencing_token, r.attempted_by,
           r.created_at, r.started_at, r.finished_at, r.failed_at, r.error, r.status_reason,
           r.checkpoint_id, r.traceback, r.earlier_attempts, r.traceparent,

@@ -125,7 +125,7 @@ READS: dict[str, tuple[tuple[Any, ...], int]] = {
         (
             *([f"ready{n}" for n in range(1, 21)], [f"ready{n}" for n in range(1, 21)]),
             *([1] * 20, [0] * 20, "host:1", [1] * 20, [None] * 20, ["superseded"] * 20),
-            [None] * 20,
+            *([None] * 20, False),
         ),
         900,
     ),
