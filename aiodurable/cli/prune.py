@@ -58,6 +58,14 @@ _NAMED = 5
     show_default=True,
     help="Threads per transaction, at most.",
 )
+@click.option(
+    "--duty-cycle",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.4,
+    show_default=True,
+    metavar="PART",
+    help="The part of the time spent working; the rest is left to live traffic.",
+)
 @click.option("--dry-run", is_flag=True, help="Show what would be removed; remove nothing.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @dsn_option
@@ -68,6 +76,7 @@ def prune(
     statuses: tuple[str, ...],
     filters: dict[str, Any],
     batch_size: int,
+    duty_cycle: float,
     dry_run: bool,
     yes: bool,
     dsn: str | None,
@@ -84,9 +93,12 @@ def prune(
         "older_than": older_than,
         "strategy": strategy,
         "status": statuses,
+        "batch_size": batch_size,
+        "duty_cycle": duty_cycle,
+        "dry_run": dry_run,
         **filters,
     }
-    pruned = asyncio.run(_prune(dsn, {**options, "batch_size": batch_size, "dry_run": dry_run}))
+    pruned = asyncio.run(_prune(dsn, options))
     if as_json:
         click.echo(json_text({"dry_run": dry_run, **asdict(pruned)}))
         return

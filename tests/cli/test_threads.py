@@ -18,6 +18,9 @@ from click.testing import CliRunner, Result
 
 from aiodurable.cli.commands import cli
 from aiodurable.lock_keys import lock_key
+from aiodurable.threads import prune
+from aiodurable.threads.prune_options import DUTY_CYCLE
+from aiodurable.threads.prune_pace import Pace
 
 APP = """
 import operator, os
@@ -311,6 +314,28 @@ def test_prune_tells_what_it_removed(shop: str) -> None:
     )
     assert gone["threads"] == 2
     assert run("status", "broken").exit_code == 3
+
+
+@pytest.mark.parametrize(("given", "used"), [((), DUTY_CYCLE), (("--duty-cycle", "1"), 1.0)])
+def test_prune_works_for_the_part_of_the_time_that_it_is_given(
+    shop: str, monkeypatch: pytest.MonkeyPatch, given: tuple[str, ...], used: float
+) -> None:
+    parts: list[float] = []
+
+    class Noting(Pace):
+        def __init__(self, batch_size: int, duty_cycle: float) -> None:
+            parts.append(duty_cycle)
+            super().__init__(batch_size, duty_cycle)
+
+    monkeypatch.setattr(prune, "Pace", Noting)
+    assert printed("threads", "prune", "--older-than", "0s", "-y", *given)["threads"] == 1
+    assert set(parts) == {used}
+
+
+def test_prune_refuses_a_part_of_the_time_that_is_none(shop: str) -> None:
+    for part in ("0", "1.1", "nan"):
+        refused = run("threads", "prune", "--older-than", "0s", "-y", "--duty-cycle", part)
+        assert refused.exit_code == 2, part
 
 
 def test_resume_goes_on_and_leaves_alone_what_asks_or_stopped_on_purpose(
