@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,6 +17,7 @@ from aiodurable.durable import Durable
 from aiodurable.errors import InvalidArgumentError
 from aiodurable.models import ClaimState, RunStatus, ThreadStatus
 from aiodurable.settings import Settings
+from aiodurable.worker import history as worker_history
 from tests.support.scenario_graphs import BREAKS, asks, chain, ok
 from tests.support.waiting import wait_until
 
@@ -305,7 +307,11 @@ async def test_a_worker_on_a_host_with_a_long_name_is_alive(
     assert seen.alive is True
 
 
-async def test_workers_take_one_sample_and_remove_what_is_old(durable: Durable, dsn: str) -> None:
+async def test_workers_take_one_sample_and_remove_what_is_old(
+    durable: Durable, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # the interval began a minute ago, and the next one begins in decades
+    monkeypatch.setattr(worker_history, "_EVERY_S", time.time() - 60)
     async with durable.run("done", "chain") as run:
         await run.ainvoke(INPUT)
     await durable.runs.create("later", "chain", INPUT, after=3600)
@@ -319,18 +325,24 @@ async def test_workers_take_one_sample_and_remove_what_is_old(durable: Durable, 
     )
     _execute(
         dsn,
-        "INSERT INTO aiodurable_status_history (at) SELECT now() - interval '26 hours'",
+        "INSERT INTO aiodurable_status_history"
+        " SELECT now() - ago, now() - ago, '{}', '{}', '{}', '{}', 300"
+        " FROM unnest('{26 hours,10 minutes}'::interval[]) ago",
     )
+    began = time.monotonic()
+
+    async def samples() -> Any:
+        return (await durable.insights.history())[1:]
 
     async with durable.work(["a"]), durable.work(["b"]):
-        (sample,) = await wait_until(durable.insights.history, what="a sample")
+        (sample,) = await wait_until(samples, what="a sample")
 
     assert sample.by_status == {ThreadStatus.COMPLETE: 1, ThreadStatus.QUEUED: 1}
     assert sample.estimated == frozenset()
     assert sample.queued[ClaimState.SCHEDULED] == 1
     assert sample.ended == {RunStatus.COMPLETE: 1}
-    assert sample.ended_s == 300
-    assert _execute(dsn, "SELECT count(*) FROM aiodurable_status_history") == 1
+    assert 600 <= sample.ended_s <= 600 + time.monotonic() - began
+    assert _execute(dsn, "SELECT count(*) FROM aiodurable_status_history") == 2
     assert await durable.insights.workers() == []
     assert len((await durable.insights.audit()).records) == 1
 
