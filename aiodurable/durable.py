@@ -22,7 +22,7 @@ from aiodurable.errors import ClosedError, ConfigurationError
 from aiodurable.events import Observer
 from aiodurable.insights import Insights
 from aiodurable.locks import PostgresLockManager
-from aiodurable.observers import ObserverThread, prepared
+from aiodurable.observers import ObserverThread, of_a_durable
 from aiodurable.postgres.startup import wait_until_ready
 from aiodurable.queue import Queues, RetryPolicy, Runs, Schedules
 from aiodurable.runs.acquire import acquire_lease
@@ -121,7 +121,7 @@ class Durable:
             compression=self.settings.compression,
         )
         self._given = dict(graphs or {})
-        self._observers = prepared(observers)
+        self._observers = of_a_durable(observers)
         self._serde = serde
         self._renamed: dict[str, Any] = dict(renamed or {})
         self._retry_policies = _policies(retry_policies or {}, self._given)
@@ -246,7 +246,7 @@ class Durable:
             raise ConfigurationError(
                 "cannot add an observer: this Durable is open; add it before, or pass observers="
             )
-        self._observers += prepared((observer,))
+        self._observers += of_a_durable((observer,))
 
     def _refuse_other_loop(self, verb: str) -> None:
         if self._services is None or self.loop is None or self.loop.is_closed():

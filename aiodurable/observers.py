@@ -14,7 +14,7 @@ from typing import Final
 
 from aiodurable.events import Event, Observer, call
 
-__all__ = ["ObserverThread", "prepared"]
+__all__ = ["ObserverThread", "of_a_durable", "prepared"]
 
 _log = logging.getLogger(__name__)
 
@@ -122,6 +122,13 @@ class ObserverThread:
             self._busy = False
             naps = 0 if events else naps + 1
             time.sleep(_NAP_S)
+
+
+def of_a_durable(observers: Sequence[Observer]) -> tuple[Observer, ...]:
+    """The observers of one `Durable`, prepared. One that knows runs by their threads has a method
+    `for_a_durable`, which gives each `Durable` an observer of its own.
+    """
+    return prepared([getattr(one, "for_a_durable", lambda one=one: one)() for one in observers])
 
 
 def prepared(observers: Sequence[Observer]) -> tuple[Observer, ...]:

@@ -21,6 +21,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from opentelemetry import context as otel_context
@@ -86,8 +87,8 @@ class _AtWork:
 class OpenTelemetryObserver:
     """Traces runs, and counts what happens: `Durable(…, observers=[OpenTelemetryObserver()])`.
 
-    It is inline: the spans that nodes start are children of their attempt's. It knows runs by their
-    threads: give each `Durable` one of its own.
+    It is inline: the spans that nodes start are children of their attempt's. Several `Durable` may
+    be given the same one: each has its own runs, and its own share of details.
 
     Args:
         tracer_provider, meter_provider: None: the global ones.
@@ -111,6 +112,17 @@ class OpenTelemetryObserver:
         batches: bool = True,
         detailed_per_s: float = 10.0,
     ) -> None:
+        self._another = partial(
+            OpenTelemetryObserver,
+            tracer_provider=tracer_provider,
+            meter_provider=meter_provider,
+            graphs=graphs,
+            metrics=metrics,
+            leases=leases,
+            batches=batches,
+            detailed_per_s=detailed_per_s,
+        )
+        self._taken = False
         self._tracer = trace.get_tracer("aiodurable", tracer_provider=tracer_provider)
         self._leases = leases
         self._held = OrderedDict[tuple[str, int], _Held]()
@@ -133,6 +145,15 @@ class OpenTelemetryObserver:
         }
         if batches:
             self._trace[BatchCommitted] = self._committed
+
+    def for_a_durable(self) -> OpenTelemetryObserver:
+        """This observer for the first `Durable` that asks, and for each other one a new one: runs
+        are known by their threads, and two databases may have the same ones.
+        """
+        if self._taken:
+            return self._another()
+        self._taken = True
+        return self
 
     def traceparent(
         self, graph: str | None, thread_id: str | None = None, run_id: str | None = None

@@ -102,6 +102,35 @@ async def test_a_worker_s_spans_are_in_the_trace_of_whoever_accepted_the_run(dsn
     assert attempt.context.span_id in linked
 
 
+async def test_one_observer_of_two_databases_keeps_their_runs_apart(
+    dsn: str, empty_dsn: str
+) -> None:
+    """Both have a thread of the same name, and both are at work on it."""
+    traced, both = Traced(), asyncio.Barrier(2)
+
+    def story(name: str) -> Any:
+        async def node(state: Any) -> Any:
+            await both.wait()
+            with traced.tracer.start_as_current_span(f"of the node of {name}"):
+                return {"done": True}
+
+        return graph(node).compile(name=name)
+
+    async def run(where: str, name: str) -> None:
+        async with Durable(where, observers=[traced.observer]) as durable:
+            async with durable.run("thread-1", story(name)) as run:
+                await run.ainvoke({"a": 1})
+
+    await asyncio.gather(run(dsn, "one"), run(empty_dsn, "two"))
+    assert len(traced.spans("attempt 1")) == len(traced.spans("lease")) == 2
+    for name in ("one", "two"):
+        (invoked,) = traced.spans(f"invoke_workflow {name}")
+        (of_node,) = traced.spans(f"of the node of {name}")
+        (attempt,) = [s for s in traced.spans("attempt 1") if s.parent == invoked.context]
+        assert of_node.parent == attempt.context
+        assert invoked.attributes["aiodurable.status"] == "complete"
+
+
 async def test_attempts_are_linked_to_where_the_run_was_accepted_and_share_its_trace(
     dsn: str,
 ) -> None:
