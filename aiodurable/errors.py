@@ -252,7 +252,7 @@ class WorkflowExecutionError(AiodurableError):
 
 
 class ThreadNotFoundError(WorkflowExecutionError, LookupError):
-    """The thread has no checkpoint and no run, and no input was given to start it."""
+    """The thread has no checkpoint and no run."""
 
 
 class CheckpointNotFoundError(WorkflowExecutionError, LookupError):

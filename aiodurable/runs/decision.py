@@ -95,7 +95,7 @@ def decide(
         )
     if thread.status is ThreadStatus.NEW:
         if not given:
-            raise not_found(thread.thread_id)
+            raise not_found(thread.thread_id, cure="check the id, or pass an input to start it")
         return Action.START
     if thread.status is ThreadStatus.COMPLETE:
         return Action.START if given else Action.RETURN
@@ -223,12 +223,10 @@ def may_go_on(thread: WorkflowCheckpoint) -> None:
     )
 
 
-def not_found(thread_id: str) -> ThreadNotFoundError:
+def not_found(thread_id: str, *, cure: str = "check the id") -> ThreadNotFoundError:
     """The error for a thread of which nothing is known."""
     return ThreadNotFoundError(
-        f"cannot find thread {thread_id!r}: nothing is known of it, and no input was given to start"
-        " it; check the id, or pass an input",
-        thread_id=thread_id,
+        f"cannot find thread {thread_id!r}: nothing is known of it; {cure}", thread_id=thread_id
     )
 
 

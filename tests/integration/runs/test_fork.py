@@ -329,7 +329,7 @@ async def test_what_cannot_be_forked_is_refused_and_leaves_nothing(
     graph = abc()
     await ran(durable, graph)
     await ran(durable, graph, "taken")
-    with pytest.raises(ThreadNotFoundError):
+    with pytest.raises(ThreadNotFoundError, match="nothing is known of it; check the id$"):
         await durable.threads.fork("nobody", "copy")
     for point in ({"checkpoint_id": "1ef"}, {"before": "nowhere"}, {"from_step": 99}):
         with pytest.raises(CheckpointNotFoundError):
