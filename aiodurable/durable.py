@@ -120,7 +120,7 @@ class Durable:
             schema=self.settings.schema,
             compression=self.settings.compression,
         )
-        self._given = dict(graphs or {})
+        self._given = _by_name(graphs)
         self._observers = of_a_durable(observers)
         self._serde = serde
         self._renamed: dict[str, Any] = dict(renamed or {})
@@ -550,6 +550,17 @@ def no_durable() -> ConfigurationError:
         " (`async with Durable(dsn)`), install one (`durable.install()`), pass `durable=`, or pass"
         " `dsn=`"
     )
+
+
+def _by_name(graphs: Mapping[str, Graph] | None) -> dict[str, Graph]:
+    if graphs is None:
+        return {}
+    if not isinstance(graphs, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigurationError(
+            f"cannot register graphs given as {type(graphs).__name__}: pass a dict of them by name,"
+            " graphs={'report': report}"
+        )
+    return dict(graphs)
 
 
 def _policies(

@@ -374,3 +374,9 @@ async def test_a_message_that_langgraph_has_given_an_id_is_still_the_same_input(
 async def test_what_is_no_graph_is_refused_by_its_type(durable: Durable, graph: Any) -> None:
     with pytest.raises(ConfigurationError, match=f"cannot run a {type(graph).__name__}"):
         durable.run("t", graph)
+
+
+@pytest.mark.parametrize("graphs", [chain(a=ok("a")), [chain(a=ok("a"))]])
+async def test_graphs_without_names_are_refused_with_what_to_write(graphs: Any) -> None:
+    with pytest.raises(ConfigurationError, match="pass a dict of them by name"):
+        Durable("postgresql://localhost/app", graphs=graphs)
