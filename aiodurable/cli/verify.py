@@ -81,12 +81,14 @@ async def _verify(options: dict[str, Any], dsn: str | None, *, as_json: bool) ->
             )
 
         async with open_read_only(dsn) as durable:
+            ended = False
             try:
                 async for one in durable.threads.verify(progress=progress, **options):
                     findings += 1
                     click.echo(json_text(one) if as_json else _lines(one))
+                ended = at is None or at.threads != options["limit"]
             finally:
-                if at is not None and at.last_thread_id is not None:
+                if not ended and at is not None and at.last_thread_id is not None:
                     last = shell_word(at.last_thread_id)
                     click.echo(f"to go on after this: --from-thread {last}", err=True)
     totals = {

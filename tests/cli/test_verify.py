@@ -24,6 +24,9 @@ def test_verify_ends_with_0_where_all_is_well_and_1_with_findings(dsn: str) -> N
     aiodurable(dsn, "runs", "create", HOSTILE, "order", "--input", "{}", "--run-id", "r")
     clean = aiodurable(dsn, "verify", "--threads-per-second", "1000", "--batch", "1")
     assert (clean.exit_code, "2 threads" in clean.stdout) == (0, True)
+    assert "--from-thread" not in clean.output  # it is through: there is nothing to go on with
+    part = aiodurable(dsn, "verify", "--limit", "1")
+    assert (part.exit_code, "--from-thread a" in part.stderr) == (0, True)
     assert "nothing found" in clean.stdout
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("UPDATE aiodurable_runs SET status = 'running', claim_state = NULL")
