@@ -187,6 +187,7 @@ def _table(columns: str, rows: Sequence[Sequence[str]], *, right: str) -> Table 
             column.replace("-", " "),
             justify="right" if column in right.split() else "left",
             overflow="fold",
+            no_wrap=column in right.split(),
         )
     for row in rows[:_ROWS]:
         table.add_row(*map(Text, row))

@@ -59,6 +59,13 @@ def test_stats_shows_threads_queues_workers_and_times(filled: str) -> None:
     assert "\x07" not in shown.stdout
 
 
+def test_stats_breaks_no_word_and_no_number_in_a_terminal_of_80_columns(filled: str) -> None:
+    shown = CliRunner().invoke(cli, ["stats", "--dsn", filled], env={"COLUMNS": "80"})
+
+    for heading in ("running", "claimed", "scheduled", "blocked", "limited"):
+        assert heading in shown.stdout
+
+
 def test_stats_is_one_json_object(filled: str) -> None:
     shown = aiodurable(filled, "stats", "--json")
 
