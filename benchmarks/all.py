@@ -39,7 +39,7 @@ class Part:
 
 
 PARTS: Mapping[str, Part] = {
-    "checkpoints": Part(20),
+    "checkpoints": Part(30),
     "locks": Part(8),
     "status": Part(45, arguments=("--threads", "10000", "100000", "1000000")),
     "worker": Part(10),

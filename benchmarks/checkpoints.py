@@ -123,13 +123,13 @@ class Results:
         if path := self._options.json:
             parts = {
                 "costs": self._costs,
-                "targets": judge(self._speeds),
+                "targets": judge(self._speeds, self._costs),
                 "not_measured": self._absent,
             }
             save(path, self._machine, self._speeds, **parts)
 
     def finish(self) -> None:
-        if targets := judge(self._speeds):
+        if targets := judge(self._speeds, self._costs):
             print(table(targets, {name: name for name in targets[0]}))
         if self._options.svg:
             self._options.svg.write_text(chart(self._speeds, self._machine), "utf-8")
@@ -221,7 +221,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--rounds", type=int, default=3, help="rounds that count; one more warms up"
     )
     options.add_argument("--concurrency", type=int, nargs="+", default=[1, 50, 500])
-    options.add_argument("--state-kb", type=int, nargs="+", default=[0, 100])
+    options.add_argument("--state-kb", type=int, nargs="+", default=[0, 10, 100])
     options.add_argument(
         "--delay-ms", type=float, nargs="+", default=[0, 2], help="added to each round trip"
     )

@@ -306,9 +306,9 @@ def judge(rows: Sequence[Row]) -> list[Row]:
             },
             {
                 "what": "p99 of live runs",
-                "wanted": "< 1.25×",
+                "wanted": "≤ 1.25×",
                 "measured": f"{grows:.2f}×",
-                "met": grows < 1.25,
+                "met": grows <= 1.25,
             },
         ]
     return [{"threads": row["threads"], **each} for each in found]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import aging, checkpoints, dashboard, locks, processes, status, worker
+from . import aging, checkpoints, dashboard, lock_targets, locks, processes, status, targets, worker
 from .chart import short
 from .contenders import NODES
 from .machine import busy, in_words
@@ -41,8 +41,8 @@ def rendered(name: str, results: Path) -> str:
     parts = [_measured(report), *TABLES[name](report)]
     if name == "capacity":
         return "\n\n".join(parts)
-    if targets := report.get("targets"):
-        parts += ["What was aimed at:", table(targets, {head: head for head in targets[0]})]
+    if aims := TARGETS[name](report) if name in TARGETS else report.get("targets"):
+        parts += ["What was aimed at:", table(aims, {head: head for head in aims[0]})]
     if lacking := report.get("not_measured"):
         parts.append(f"Not measured, for it was not installed: {', '.join(lacking)}.")
     return "\n\n".join(parts)
@@ -199,3 +199,12 @@ TABLES: Mapping[str, Callable[[Report], Iterator[str]]] = {
     "aging": _aging,
     "capacity": _capacity,
 }
+
+TARGETS: Mapping[str, Callable[[Report], Sequence[Report]]] = {
+    "checkpoints": lambda report: targets.judge(report["figures"], report["costs"]),
+    "locks": lambda report: lock_targets.judge(lock_targets.Measured(report["figures"], report)),
+    "status": lambda report: status.judge(report["figures"]),
+    "worker": lambda report: worker.judge(report["figures"]),
+    "processes": lambda report: processes.judge(report["figures"]),
+}
+"""What is aimed at now, by what is saved; other files say it themselves."""

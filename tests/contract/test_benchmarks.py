@@ -14,10 +14,12 @@ import pytest
 from benchmarks.__main__ import NAMES
 from benchmarks.all import DOCS, FIGURES
 from benchmarks.compare import rows
+from benchmarks.contenders import BASE, LEAN, OURS
 from benchmarks.processes import where_it_stops
 from benchmarks.rounds import Figures, Spread, in_turns, spread
 from benchmarks.side import SCENARIOS
-from benchmarks.tables import RESULTS, fill
+from benchmarks.tables import RESULTS, TARGETS, fill
+from benchmarks.targets import judge
 from tests.support.example_programs import REPOSITORY
 
 
@@ -170,6 +172,39 @@ def test_the_number_of_processes_is_named_from_which_on_more_of_them_gain_little
     assert "the machine was busy with other work" in beside
     rising = where_it_stops([row(1, 100), row(2, 180)], waits)
     assert rising.startswith("0 kB: up to 2 processes each step gains more than a tenth")
+
+
+# ---- targets -----------------------------------------------------------------------------------
+
+
+def test_a_target_is_listed_where_it_was_measured_and_met_where_it_is() -> None:
+    place = {"concurrency": 50, "delay_ms": 0, "state_kb": 100}
+    rows = [
+        {**place, "contender": OURS, "runs_per_s": 300, "ratio": 4.1},
+        {**place, "contender": BASE, "runs_per_s": 100, "ratio": 1.0},
+        {**place, "contender": "Absurd", "runs_per_s": 210, "ratio": 2.0},
+    ]
+    costs = [
+        {"state_kb": 100, "contender": OURS, "wal_kb": 90},
+        {"state_kb": 100, "contender": LEAN, "wal_kb": 50},
+        {"state_kb": 100, "contender": BASE, "wal_kb": 100},
+    ]
+    found = [
+        (row["whose"], row["against"], row["wanted"], row["measured"], row["met"])
+        for row in judge(rows, costs)
+    ]
+    assert found == [
+        (OURS, BASE, "≥ 4×", "4.10×", True),  # by the rounds, not 300 ÷ 100
+        (OURS, "Absurd", "≥ 1.5×", "1.43×", False),
+        (OURS, BASE, "≤ 0.6×", "0.90×", False),
+        (LEAN, BASE, "≤ 0.6×", "0.50×", True),
+    ]
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_what_is_saved_is_judged_by_the_targets_of_now(name: str) -> None:
+    report = json.loads((RESULTS / f"{name}.json").read_text())
+    assert report["targets"] == TARGETS[name](report)
 
 
 # ---- all ----------------------------------------------------------------------------------------
