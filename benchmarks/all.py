@@ -43,7 +43,7 @@ PARTS: Mapping[str, Part] = {
     "locks": Part(8),
     "status": Part(45, arguments=("--threads", "10000", "100000", "1000000")),
     "worker": Part(10),
-    "processes": Part(5, charted=False),
+    "processes": Part(7, charted=False),
     "aging": Part(3, charted=False),
     "dashboard": Part(35, charted=False, arguments=("--threads", "1000000")),
 }

@@ -3,8 +3,10 @@ once.
 
 Each number of processes is measured once a round, in turns; a ratio is to the smallest number, the
 median of the ratios of each round. A measurement lasts `--seconds` and the rest of the runs that
-began in them. CPU, WAL, commits and syncs are shared among all runs of all processes; commits and
-syncs with those of opening and warming up. Postgres syncs each commit.
+began in them, after `--warm-up` seconds of such runs: what it costs the server that a process starts
+(backends that know no table yet, plans) has a column of its own. CPU, WAL, commits and syncs are
+shared among all runs of all processes; commits and syncs with those of opening and warming up.
+Postgres syncs each commit.
 
 `python -m benchmarks.processes` is one of the processes.
 """
@@ -28,12 +30,9 @@ from .machine import busy, describe
 from .meter import Meter, ServerCpu
 from .report import parser, save, table
 from .rounds import Figures, Measured, in_turns, medians, ratio
-from .runs import crowd, crowd_for
+from .runs import crowd_for
 
 AT_ONCE = 50
-WARM_UP = 100
-LARGE_KB = 100
-"""From such a state on a process warms up with fewer runs."""
 SERVER = {
     "max_connections": "300",
     "max_locks_per_transaction": "512",
@@ -50,6 +49,7 @@ HEADS = {
     "p99_ms": "p99 ms",
     "client_cpu_ms": "client CPU ms",
     "server_cpu_ms": "server CPU ms",
+    "start_cpu_ms": "to start a process, server CPU ms",
     "busy_cores": "cores at work",
     "wal_kb": "WAL kB",
     "commits": "commits",
@@ -74,16 +74,17 @@ class Fleet:
     async def measure(self, number: int, state_kb: int) -> Figures:
         """With the first so many of the processes."""
         members, activity = self._members[:number], self._activity
-        warm_up = WARM_UP // 5 if state_kb >= LARGE_KB else WARM_UP
         before = await activity.counts()
-        await _all(
-            members,
-            open=self._dsn,
-            contender=self._options.contender,
-            state_kb=state_kb,
-            warm_up=warm_up,
-        )
         server = await activity.server()
+        with Meter(server) as start:
+            opened = await _all(
+                members,
+                open=self._dsn,
+                contender=self._options.contender,
+                state_kb=state_kb,
+                warm_up=self._options.warm_up,
+            )
+        warm_up = sum(member["runs"] for member in opened)
         wal = await activity.wal_bytes()
         async with activity:
             with Meter(server) as meter:
@@ -93,7 +94,8 @@ class Fleet:
         after = await activity.counts()
         took = sorted(one for member in found for one in member["took"])
         runs = len(took)
-        every = runs + number * warm_up
+        every = runs + warm_up
+        server_s = meter.server_s / runs
         client_s = sum(member["client_s"] for member in found)
         syncs = after["wal_syncs"] - before["wal_syncs"]
         self.waits.setdefault(number, []).append(activity.waits())
@@ -102,7 +104,8 @@ class Fleet:
             "p50_ms": took[runs // 2],
             "p99_ms": took[min(runs - 1, int(runs * 0.99))],
             "client_cpu_ms": 1000 * client_s / runs,
-            "server_cpu_ms": 1000 * meter.server_s / runs,
+            "server_cpu_ms": 1000 * server_s,
+            "start_cpu_ms": 1000 * (start.server_s - warm_up * server_s) / number,
             "busy_cores": (client_s + meter.server_s) / meter.seconds,
             "wal_kb": wal / 1000 / runs,
             "commits": (after["commits"] - before["commits"]) / every,
@@ -226,6 +229,7 @@ async def run(options: argparse.Namespace) -> None:
                     contender=options.contender,
                     at_once=AT_ONCE,
                     seconds=options.seconds,
+                    warm_up=options.warm_up,
                     server=SERVER,
                     waits=[*every_wait, *waits],
                     targets=judge(done),
@@ -270,11 +274,10 @@ class Member:
 
     async def answer(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         match request:
-            case {"open": dsn, "contender": name, "state_kb": state_kb, "warm_up": runs}:
+            case {"open": dsn, "contender": name, "state_kb": state_kb, "warm_up": seconds}:
                 opened = CONTENDERS[name](dsn, state_kb)
                 self._run = await self._stack.enter_async_context(opened)
-                await crowd(self._run, runs, AT_ONCE)
-                return {}
+                return {"runs": len(await crowd_for(self._run, seconds, AT_ONCE))}
             case {"seconds": seconds}:
                 assert self._run is not None
                 with Meter(ServerCpu(None)) as meter:
@@ -290,11 +293,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4, 8])
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--seconds", type=float, default=5, help="of a measurement")
+    options.add_argument("--warm-up", type=float, default=5, help="seconds of runs before it")
     options.add_argument("--state-kb", type=int, nargs="+", default=[0, 100])
     options.add_argument("--contender", default=OURS, choices=list(CONTENDERS))
     given = options.parse_args(argv)
     if given.quick:
-        given.processes, given.rounds, given.seconds, given.state_kb = [1, 2], 1, 1.0, [0]
+        given.processes, given.rounds, given.state_kb = [1, 2], 1, [0]
+        given.seconds = given.warm_up = 1.0
     asyncio.run(run(given))
 
 

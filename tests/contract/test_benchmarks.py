@@ -141,7 +141,7 @@ def test_processes_that_run_at_once_share_the_costs_of_a_run(tmp_path: Path) -> 
     report = tmp_path / "report.json"
     done = benchmark(
         *("processes", "--processes", "1", "2", "--rounds", "1", "--seconds", "0.2"),
-        *("--state-kb", "0", "--json", str(report)),
+        *("--warm-up", "0.2", "--state-kb", "0", "--json", str(report)),
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(report.read_text())
@@ -155,6 +155,7 @@ def test_processes_that_run_at_once_share_the_costs_of_a_run(tmp_path: Path) -> 
         assert 0 < row["commits"] < 20  # four nodes: the stock saver takes a dozen
         assert row["wal_kb"] > 5
         assert row["wal_syncs"] > 0
+        assert row["start_cpu_ms"] > 0
         assert row["notifications"] == 0  # nobody waits for a lock or sleeps on a queue
     assert found["says"][0].startswith("0 kB: ")
     assert {row["processes"] for row in found["waits"]} <= {1, 2}  # some moments show no wait
