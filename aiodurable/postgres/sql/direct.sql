@@ -16,11 +16,11 @@ WHERE pg_catalog.pg_backend_pid() = :backend_pid
 -- name: server
 -- pg_class_oid_index. Which server this is: a standby that was promoted began at another moment.
 -- grown: whether all tables that each run writes had grown when Postgres last looked (VACUUM,
--- ANALYZE), so that no plan takes them for empty.
+-- ANALYZE), so that no plan takes them for empty: 20 pages are a thousand fences.
 SELECT pg_catalog.pg_postmaster_start_time()::text AS server,
        (SELECT pg_catalog.count(*) = 5
         FROM pg_catalog.pg_class c
-        WHERE c.relpages >= 100
+        WHERE c.relpages >= 20
           AND c.oid IN (pg_catalog.to_regclass('aiodurable_fences')::oid,
                         pg_catalog.to_regclass('aiodurable_runs')::oid,
                         pg_catalog.to_regclass('checkpoints')::oid,
