@@ -75,7 +75,7 @@ class Contest:
             worker_processes(name, self._dsn, workers, options.concurrency) as processes,
             queue.creating(self._dsn) as create,
         ):
-            await self._settle(queue, create, processes, 20 * workers)
+            await self._settle(queue, create, processes, 2 * options.concurrency * workers)
             if (runs := self._runs.get((name, workers))) is None:
                 paced_by = min(_PACED_BY, options.runs)
                 began = time.perf_counter()
