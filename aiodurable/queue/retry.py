@@ -10,6 +10,7 @@ from aiodurable.errors import (
 )
 from aiodurable.models import RunRecord, RunStatus
 from aiodurable.queue.records import SQL, queued_record
+from aiodurable.runs.locked_runs import patiently
 from aiodurable.runs.services import Services
 
 __all__ = ["begin_again", "no_retry"]
@@ -20,7 +21,9 @@ async def begin_again(services: Services, run_id: str) -> RunRecord | None:
     may begin it.
     """
     direct = services.checkpoints.direct
-    rows = await direct.fetch(SQL["retry"], run_id)
+    rows = await patiently(
+        lambda: direct.fetch(SQL["retry"], run_id), f"retry run {run_id!r}", None
+    )
     if not rows:
         return None
     run = queued_record(rows[0])

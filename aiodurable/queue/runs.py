@@ -34,6 +34,7 @@ from aiodurable.runs.call_types import ContextT, InputT, OutputT
 from aiodurable.runs.cancel import settled_within
 from aiodurable.runs.cancellation import CHANNEL
 from aiodurable.runs.graphs import Graph
+from aiodurable.runs.locked_runs import patiently
 from aiodurable.runs.retry_policy import RetryPolicy
 from aiodurable.runs.services import Services
 from aiodurable.runs.threads import Threads
@@ -443,7 +444,9 @@ class Runs:
     async def _cancel(self, run_ids: Sequence[str]) -> list_of[tuple[str, bool]]:
         """Thread and whether it is at work, of each run that was cancelled."""
         direct = self._opened().checkpoints.direct
-        rows = await direct.fetch(SQL["cancel"], run_ids, CHANNEL)
+        rows = await patiently(
+            lambda: direct.fetch(SQL["cancel"], run_ids, CHANNEL), "cancel the runs", None
+        )
         found = [(row["thread_id"], row["at_work"]) for row in rows]
         if threads := sorted({thread_id for thread_id, at_work in found if not at_work}):
             await self._opened().ledger.queued.promote(threads)

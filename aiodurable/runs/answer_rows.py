@@ -16,6 +16,7 @@ from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.sql import load
 from aiodurable.runs.answers import Answered, digest_of
 from aiodurable.runs.ledger_writes import refusal
+from aiodurable.runs.locked_runs import patiently
 from aiodurable.runs.signals import TakenSignals
 from aiodurable.runs.stored_value import dump_value
 
@@ -86,8 +87,14 @@ class AnswerRows:
         if signals is not None and signals.names:
             statement = "answer_with_signals"
             given += (fence.thread_id, *map(list, signals))
-        if await self._database.fetch_one(_SQL[statement], run_id, *fence.standing, *given) is None:
-            raise await refusal(self._database, fence, f"store an answer to run {run_id!r}")
+        what = f"store an answer to run {run_id!r}"
+        stored_in = await patiently(
+            lambda: self._database.fetch_one(_SQL[statement], run_id, *fence.standing, *given),
+            what,
+            fence.thread_id,
+        )
+        if stored_in is None:
+            raise await refusal(self._database, fence, what)
 
     async def over(
         self,
@@ -102,6 +109,9 @@ class AnswerRows:
         `withdrawn` were not used.
         """
         left = dump_value("answer", dict(kept) if kept else None, serde or self._serde)
-        await self._database.execute(
-            _SQL["answers_over"], run_id, *fence.standing, list(withdrawn), *left
+        given = (run_id, *fence.standing, list(withdrawn), *left)
+        await patiently(
+            lambda: self._database.execute(_SQL["answers_over"], *given),
+            f"record the answers of run {run_id!r}",
+            fence.thread_id,
         )

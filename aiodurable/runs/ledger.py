@@ -37,6 +37,7 @@ from aiodurable.runs.ledger_writes import (
     check_patience,
     refusal,
 )
+from aiodurable.runs.locked_runs import patiently
 from aiodurable.runs.queued import QueuedRuns
 from aiodurable.runs.same_input import same_input
 from aiodurable.runs.signals import Signals, Sleep
@@ -268,7 +269,11 @@ class Ledger:
             WorkflowExecutionError: the claim is gone; nothing was written.
         """
         attempt = (*fence.standing, self.worker, seq, _KEPT_ATTEMPTS, head, claim)
-        row = await self._database.fetch_one(_SQL["retry"], run_id, *attempt)
+        row = await patiently(
+            lambda: self._database.fetch_one(_SQL["retry"], run_id, *attempt),
+            f"resume run {run_id!r}",
+            fence.thread_id,
+        )
         if row is None:
             why = _TAKEN_BACK if claim is not None else None
             raise await refusal(self._database, fence, f"resume run {run_id!r}", why)
@@ -403,18 +408,17 @@ class Ledger:
         Returns:
             Whether it was recorded; not if a newer lease has replaced this one.
         """
-        return (
-            await self._database.execute(
-                _SQL["complete_by_tables"], run_id, *fence.standing, checkpoint_id
-            )
-            > 0
-        )
+        return await self._settle("complete_by_tables", run_id, fence, checkpoint_id)
 
     async def request_cancel(self, thread_id: str, *, channel: str) -> str | None:
         """Record that the thread's running run must end, and notify its process on `channel`.
         Returns its run_id; None: no run is running.
         """
-        row = await self._database.fetch_one(_SQL["request_cancel"], thread_id, channel)
+        row = await patiently(
+            lambda: self._database.fetch_one(_SQL["request_cancel"], thread_id, channel),
+            f"cancel the run of thread {thread_id!r}",
+            thread_id,
+        )
         return None if row is None else row["run_id"]
 
     async def is_at_work(self, run_id: str) -> tuple[bool, bool]:
@@ -431,12 +435,17 @@ class Ledger:
             Whether it was recorded; not if the run has ended otherwise, or a newer lease has
             replaced this one.
         """
-        return (
-            await self._database.execute(
-                _SQL["settle_cancelled"], run_id, *fence.standing, checkpoint_id
-            )
-            > 0
+        return await self._settle("settle_cancelled", run_id, fence, checkpoint_id)
+
+    async def _settle(
+        self, statement: str, run_id: str, fence: Fence, checkpoint_id: str | None
+    ) -> bool:
+        changed = await patiently(
+            lambda: self._database.execute(_SQL[statement], run_id, *fence.standing, checkpoint_id),
+            f"record the end of run {run_id!r}",
+            fence.thread_id,
         )
+        return changed > 0
 
     async def _off_the_loop(self, work: Callable[[], T], *, heavy: bool) -> T:
         return (

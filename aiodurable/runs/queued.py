@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiodurable.checkpoints.fences import Fence
-from aiodurable.errors import RunInProgressError, WorkflowExecutionError
+from aiodurable.errors import RunInProgressError, StatementRefusedError, WorkflowExecutionError
 from aiodurable.models import RunStatus, ThreadStatus
 from aiodurable.postgres.batcher import Batcher
 from aiodurable.postgres.direct import DirectPool
+from aiodurable.postgres.errors import is_conflict
 from aiodurable.postgres.fetch import Fetch
 from aiodurable.postgres.retry import RUN_START
 from aiodurable.postgres.sql import load
 from aiodurable.runs.ledger_writes import PATIENCE_S, check_fence, check_patience
+from aiodurable.runs.locked_runs import patiently
 
 __all__ = ["Left", "QueuedRuns"]
 
@@ -91,7 +93,7 @@ class QueuedRuns:
             RunInProgressError: an earlier run of the thread waits; only with `claim`.
             WorkflowExecutionError: the run waits no more, or the claim is gone; nothing was
                 written.
-            LockTimeoutError: another transaction kept the fence; nothing was written.
+            LockTimeoutError: another transaction kept the fence or the row; nothing was written.
         """
         must = synchronous or closing is RunStatus.SUPERSEDED
         asked = (
@@ -99,10 +101,17 @@ class QueuedRuns:
             *(seq, base_checkpoint_id, closing, claim, must),
         )
         deadline = time.monotonic() + PATIENCE_S
-        while (row := await self._begins(asked)) is None:
+        while True:
+            try:
+                row = await self._begins(asked)
+            except StatementRefusedError as error:
+                if not is_conflict(error):
+                    raise
+                row = None  # somebody has locked the run's row
+            if row is not None:
+                return row, row["blank"]
             await self._check(run_id, fence, claim, deadline)
             await RUN_START.pause()
-        return row, row["blank"]
 
     async def left(self, thread_id: str, run_id: str | None = None) -> Left:
         """What the thread has left, for a run that is to begin on it."""
@@ -131,8 +140,11 @@ class QueuedRuns:
         checkpoint_id: str | None,
     ) -> None:
         """Write how a run had stopped whose process died before it could say so."""
-        await self._direct.fetch(
-            _SQL["settle_left"], run_id, *fence.standing, status, reason, checkpoint_id
+        settled = (run_id, *fence.standing, status, reason, checkpoint_id)
+        await patiently(
+            lambda: self._direct.fetch(_SQL["settle_left"], *settled),
+            f"record the end of run {run_id!r}",
+            fence.thread_id,
         )
 
     async def _check(self, run_id: str, fence: Fence, claim: str | None, deadline: float) -> None:

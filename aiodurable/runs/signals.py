@@ -18,6 +18,7 @@ from aiodurable.models import RunStatus
 from aiodurable.postgres.direct import DirectPool
 from aiodurable.postgres.fetch import Fetch
 from aiodurable.postgres.sql import load
+from aiodurable.runs.locked_runs import patiently
 from aiodurable.runs.stored_value import StoredValue, dump_value, load_value
 from aiodurable.waits import (
     Wait,
@@ -187,7 +188,11 @@ class Signals:
             return rows[0]["new"]
         # a statement whose connection dies is sent again: without an id it would be two signals
         once = f"{_OWN_ID}{uuid4()}" if signal_id is None else signal_id
-        rows = await self._direct.fetch(_SQL["send"], thread_id, name, once, *stored, False)
+        rows = await patiently(
+            lambda: self._direct.fetch(_SQL["send"], thread_id, name, once, *stored, False),
+            f"send a signal to thread {thread_id!r}",
+            thread_id,
+        )
         return signal_id is None or rows[0]["new"]
 
     async def due(
@@ -229,11 +234,19 @@ class Signals:
     ) -> None:
         """Write that a run sleeps which `worker` has claimed, or whose process died."""
         outcome = (status, reason, checkpoint_id, sleep.waiting_for, sleep.due, worker)
-        await self._direct.fetch(_SQL["sleep_on"], run_id, *fence.standing, *outcome)
+        await patiently(
+            lambda: self._direct.fetch(_SQL["sleep_on"], run_id, *fence.standing, *outcome),
+            f"let run {run_id!r} sleep",
+            fence.thread_id,
+        )
 
     async def stop(self, thread_id: str) -> str | None:
         """Cancel a run that sleeps, waits or is to be tried again; its run_id, if there is one."""
-        rows = await self._direct.fetch(_SQL["stop"], thread_id)
+        rows = await patiently(
+            lambda: self._direct.fetch(_SQL["stop"], thread_id),
+            f"cancel the run of thread {thread_id!r}",
+            thread_id,
+        )
         return rows[0]["run_id"] if rows else None
 
     async def wake_unheard(self) -> None:

@@ -27,6 +27,7 @@ SET answered = r.answered || (
         FROM unnest(:interrupt_ids::text[], :digests::text[]) AS a (id, digest)),
     answers_type = :answers_type, answers = :answers, questions_closed = :questions_closed
 WHERE r.run_id = :run_id AND r.fencing_token = :token::bigint
+-- include: runs.short_wait
   AND (SELECT true
        FROM aiodurable_fences f
        WHERE f.thread_id = r.thread_id AND f.token = :token::bigint
@@ -77,6 +78,7 @@ UPDATE aiodurable_runs r
 SET answers_type = :answers_type::text, answers = :answers::bytea, questions_closed = NULL,
     answered = r.answered - :interrupt_ids::text[]
 WHERE r.run_id = :run_id AND r.fencing_token = :token::bigint
+-- include: runs.short_wait
   AND (SELECT true
        FROM aiodurable_fences f
        WHERE f.thread_id = r.thread_id AND f.token = :token::bigint

@@ -299,6 +299,7 @@ WITH found AS MATERIALIZED (
                AS goes_on
     FROM aiodurable_runs k
     WHERE k.run_id = ANY (:run_ids::text[])
+-- include: runs.short_wait
     ORDER BY k.run_id
     FOR UPDATE OF k
 ),
@@ -377,6 +378,7 @@ WHERE r.run_id = f.run_id
   AND (r.fencing_token IS NULL AND r.status IN ('superseded', 'rejected', 'quarantined')
        OR r.fencing_token IS NOT NULL AND r.status IN ('failed', 'quarantined', 'paused'))
   AND r.graph IS NOT NULL
+-- include: runs.short_wait
   AND (SELECT true
        FROM aiodurable_runs o
        WHERE o.dedup_key = r.dedup_key AND o.run_id <> r.run_id

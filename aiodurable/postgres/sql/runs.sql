@@ -40,6 +40,11 @@
   AND CASE WHEN :synchronous::boolean THEN true
            ELSE pg_catalog.set_config('synchronous_commit', 'off', true) IS NOT NULL END
 
+-- fragment: short_wait
+-- The transaction's own setting: it waits for a row that another one has locked for a moment only,
+-- and fails. See runs/locked_runs.py.
+  AND (SELECT pg_catalog.set_config('lock_timeout', '100ms', true)) IS NOT NULL
+
 -- name: get
 -- params: run_ids
 -- aiodurable_runs_pkey; checkpoints_pkey for "consumed".
@@ -229,6 +234,7 @@ FROM (
     WHERE k.run_id = :run_id
 ) t
 WHERE r.run_id = t.run_id AND coalesce(r.fencing_token, 0) <= :token
+-- include: short_wait
   AND (:claim::text IS NULL
        OR r.claim_state = 'claimed' AND r.claimed_by = :claim AND r.cancel_requested_at IS NULL
        OR r.status = 'running' AND (r.fencing_token, r.seq) = (:token::bigint, :seq::integer))
@@ -455,6 +461,7 @@ UPDATE aiodurable_runs r
 SET checkpoint_id = :checkpoint_id::text, finished_at = coalesce(r.finished_at, pg_catalog.now()),
 -- include: completed
 WHERE r.run_id = :run_id AND coalesce(r.fencing_token, 0) <= :token::bigint
+-- include: short_wait
   AND (SELECT true
        FROM aiodurable_fences f
        WHERE f.thread_id = r.thread_id AND f.token = :token::bigint
@@ -499,6 +506,7 @@ WITH requested AS (
     UPDATE aiodurable_runs r
     SET cancel_requested_at = coalesce(r.cancel_requested_at, pg_catalog.now())
     WHERE r.thread_id = :thread_id AND r.status = 'running'
+-- include: short_wait
     RETURNING r.run_id
 )
 SELECT q.run_id, pg_catalog.pg_notify(:channel::text, q.run_id) FROM requested q
@@ -525,6 +533,7 @@ UPDATE aiodurable_runs r
 SET status = 'paused', status_reason = 'cancelled', fencing_token = :token::bigint,
     checkpoint_id = :checkpoint_id::text, claim_state = NULL, finished_at = pg_catalog.now()
 WHERE r.run_id = :run_id AND r.status = 'running' AND coalesce(r.fencing_token, 0) <= :token::bigint
+-- include: short_wait
   AND (SELECT true
        FROM aiodurable_fences f
        WHERE f.thread_id = r.thread_id AND f.token = :token::bigint

@@ -31,6 +31,9 @@ rung AS (
     WHERE EXISTS (SELECT FROM sent) AND r.run_id = n.run_id
       AND r.status IN ('running', 'paused', 'interrupted')
       AND (NOT :of_caller::boolean OR r.claim_state = 'scheduled')
+      -- runs.short_wait, but not in a transaction of the caller's
+      AND (SELECT CASE WHEN :of_caller::boolean THEN ''
+                       ELSE pg_catalog.set_config('lock_timeout', '100ms', true) END) IS NOT NULL
     RETURNING r.queue, r.claim_state
 ),
 woken AS MATERIALIZED (
@@ -87,6 +90,7 @@ FROM (SELECT :waiting_for::text AS waiting_for) w
 WHERE r.run_id = :run_id AND coalesce(r.fencing_token, 0) <= :token::bigint
   AND (r.claim_state = 'claimed' AND r.claimed_by = :worker
        OR r.status = 'running' AND r.claim_state IS NULL)
+-- include: runs.short_wait
   AND (SELECT true
        FROM aiodurable_fences f
        WHERE f.thread_id = r.thread_id AND f.token = :token::bigint
@@ -103,6 +107,7 @@ SET status = CASE WHEN r.status = 'failed' THEN 'paused' ELSE r.status END,
     status_reason = 'cancelled', claim_state = NULL,
     cancel_requested_at = coalesce(r.cancel_requested_at, pg_catalog.now())
 WHERE r.thread_id = :thread_id AND r.status IN ('failed', 'paused', 'interrupted')
+-- include: runs.short_wait
   AND (r.claim_state IS NOT NULL
        OR r.waiting_for IS NOT NULL AND r.graph IS NULL AND r.cancel_requested_at IS NULL)
 RETURNING r.run_id

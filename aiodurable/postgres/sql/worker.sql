@@ -33,6 +33,7 @@ closed AS (
       AND (r.status = 'running'
            OR w.closing = 'superseded'
               AND r.status IN ('failed', 'paused', 'interrupted', 'quarantined'))
+-- include: runs.short_wait
     RETURNING r.run_id
 )
 UPDATE aiodurable_runs r
@@ -53,6 +54,7 @@ WHERE (SELECT pg_catalog.count(*) FROM closed) >= 0  -- first those: a thread ha
                        WHERE b.thread_id = r.thread_id AND b.status = 'queued'
                          AND b.position < r.position AND b.claim_state <> 'scheduled'
                        LIMIT 1) IS NULL))
+-- include: runs.short_wait
 -- include: runs.unless_synchronous
 RETURNING r.run_id, r.thread_id, r.graph, r.status, r.attempts, r.fencing_token, r.attempted_by,
           r.created_at, r.started_at, r.finished_at, r.failed_at, r.error, r.status_reason,
@@ -86,6 +88,7 @@ UPDATE aiodurable_runs r
 SET status = :status::text, status_reason = :reason::text, fencing_token = :token::bigint,
     checkpoint_id = :checkpoint_id::text, claim_state = NULL, finished_at = pg_catalog.now()
 WHERE r.run_id = :run_id AND r.status = 'running' AND coalesce(r.fencing_token, 0) <= :token::bigint
+-- include: runs.short_wait
   AND (SELECT true
        FROM aiodurable_fences f
        WHERE f.thread_id = r.thread_id AND f.token = :token::bigint

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -14,6 +15,9 @@ from langgraph.graph import START, StateGraph
 from langgraph.types import interrupt
 
 from aiodurable.durable import Durable
+from aiodurable.errors import LockTimeoutError
+from aiodurable.runs import locked_runs
+from aiodurable.settings import Settings
 from tests.support.graphs import INPUT, Gate, Story, four_nodes, run_up_to
 from tests.support.ledger_view import Ledger
 from tests.support.lock_view import WAITING
@@ -133,6 +137,107 @@ async def test_the_start_of_a_run_does_not_wait_for_the_earlier_run_of_another_t
     finally:
         await connection.close()
     assert sorted(await ledger.statuses("locked")) == ["complete", "superseded"]
+
+
+async def retries(durable: Durable, thread_id: str, run_id: str) -> None:
+    await durable.runs.retry(run_id)
+
+
+async def cancels(durable: Durable, thread_id: str, run_id: str) -> None:
+    await durable.runs.cancel(run_id)
+
+
+async def signals(durable: Durable, thread_id: str, run_id: str) -> None:
+    await durable.threads.signal(thread_id, "go")
+
+
+async def answers(durable: Durable, thread_id: str, run_id: str) -> None:
+    async with durable.run(thread_id, "interrupted") as run:
+        await run.answer("yes")
+
+
+async def resumes(durable: Durable, thread_id: str, run_id: str) -> None:
+    with suppress(Broken):
+        await durable.threads.resume(thread_id)
+
+
+async def stops(durable: Durable, thread_id: str, run_id: str) -> None:
+    await durable.threads.cancel(thread_id)
+
+
+ACTS = {
+    retries: "failed",
+    cancels: "failed",
+    stops: "failed",
+    resumes: "failed",
+    signals: "interrupted",
+    answers: "interrupted",
+}
+"""What changes the row of a run, and how that run has ended."""
+
+
+@pytest.fixture
+async def ended(dsn: str) -> AsyncIterator[Durable]:
+    """One with two connections in its pool, as many as statements of every run have."""
+    graphs = {how: ending(how, Gate("nowhere")) for how in ACTS.values()}
+    async with Durable(dsn, graphs=graphs, settings=Settings(pool_max_size=2)) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("act", ACTS)
+async def test_what_changes_a_locked_row_holds_up_no_other_thread(
+    dsn: str, ended: Durable, ledger: Ledger, act: Callable[..., Awaitable[None]]
+) -> None:
+    run_ids = {f"locked-{n}": await end(ended, ledger, f"locked-{n}", ACTS[act]) for n in (0, 1)}
+    connection = await asyncpg.connect(dsn)
+    acting = list[asyncio.Task[None]]()
+    try:
+        async with connection.transaction():
+            await connection.execute("SELECT FROM aiodurable_runs FOR UPDATE")
+            acting = [asyncio.create_task(act(ended, *locked)) for locked in run_ids.items()]
+            await wait_until(lambda: connection.fetchval(WAITING), what="the locked rows")
+            for number in range(3):
+                async with ended.run(f"other-{number}", four_nodes()) as run:
+                    await within(8, run.ainvoke(INPUT), what="another thread's run")
+            assert not any(task.done() for task in acting)
+        await within(30, asyncio.gather(*acting), what="the end of what waited")
+    finally:
+        for task in acting:
+            task.cancel()
+        await connection.close()
+
+
+@pytest.mark.parametrize("act", ACTS)
+async def test_a_row_that_stays_locked_is_given_up_and_the_error_says_so(
+    dsn: str,
+    ended: Durable,
+    ledger: Ledger,
+    act: Callable[..., Awaitable[None]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(locked_runs, "PATIENCE_S", 0.3)
+    run_id = await end(ended, ledger, "locked", ACTS[act])
+    connection = await asyncpg.connect(dsn)
+    try:
+        async with connection.transaction():
+            await connection.execute("SELECT FROM aiodurable_runs FOR UPDATE")
+            with pytest.raises(LockTimeoutError, match="idle in a transaction"):
+                await within(15, act(ended, "locked", run_id), what="the error")
+    finally:
+        await connection.close()
+
+
+async def end(durable: Durable, ledger: Ledger, thread_id: str, how: str) -> str:
+    """Run a thread until it has ended in this way; a failed one is to be tried again later. Returns
+    its run_id.
+    """
+    with suppress(Broken):
+        async with durable.run(thread_id, how) as run:
+            await run.ainvoke({"words": [], "told": ""})
+    [row] = await ledger.rows(thread_id)
+    if how == "failed":
+        await durable.runs.retry(row["run_id"])
+    return row["run_id"]
 
 
 class Broken(Exception):
