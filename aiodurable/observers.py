@@ -128,7 +128,11 @@ def of_a_durable(observers: Sequence[Observer]) -> tuple[Observer, ...]:
     """The observers of one `Durable`, prepared. One that knows runs by their threads has a method
     `for_a_durable`, which gives each `Durable` an observer of its own.
     """
-    return prepared([getattr(one, "for_a_durable", lambda one=one: one)() for one in observers])
+    own: list[Observer] = []
+    for observer in observers:
+        for_a_durable = getattr(observer, "for_a_durable", None)
+        own.append(observer if for_a_durable is None else for_a_durable())
+    return prepared(own)
 
 
 def prepared(observers: Sequence[Observer]) -> tuple[Observer, ...]:
