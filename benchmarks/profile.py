@@ -22,14 +22,7 @@ from typing import Any
 import asyncpg
 from asyncpg.prepared_stmt import PreparedStatement
 
-from aiodurable.checkpoints.encoding import (
-    COMMIT,
-    COMMIT_ENDING,
-    COMMIT_REPLACING,
-    COMMIT_REPLACING_TAKING,
-    COMMIT_TAKING,
-    COMMIT_TAKING_ENDING,
-)
+from aiodurable.checkpoints.encoding import COMMITS
 from aiodurable.postgres.sql import load
 from aiodurable.postgres.text_columns import over_texts
 from aiodurable.runs.ledger_writes import END
@@ -40,14 +33,6 @@ from .runs import crowd
 
 RUNS = 200
 FILES = ("checkpoints", "runs", "threads", "locks")
-COMMITS = (
-    COMMIT,
-    COMMIT_TAKING,
-    COMMIT_ENDING,
-    COMMIT_TAKING_ENDING,
-    COMMIT_REPLACING,
-    COMMIT_REPLACING_TAKING,
-)
 NAMES: Mapping[str, str] = {
     **{text: f"{file}: {name}" for file in FILES for name, text in load(file).items()},
     **{over_texts(text)[0]: "checkpoints: commit" for text in COMMITS},

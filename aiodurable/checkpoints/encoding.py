@@ -20,6 +20,7 @@ from aiodurable.postgres.sql import load
 
 __all__ = [
     "COMMIT",
+    "COMMITS",
     "COMMIT_ENDING",
     "COMMIT_PROVING",
     "COMMIT_REPLACING",
@@ -55,6 +56,17 @@ COMMIT_PROVING = load(_FILE, "again", "replaced", "lost")["commit"]
 is gone, and does not write them.
 """
 COMMIT_PROVING_TAKING = load(_FILE, "again", "replaced", "lost", "consumed")["commit"]
+COMMITS: Final = (
+    COMMIT,
+    COMMIT_TAKING,
+    COMMIT_ENDING,
+    COMMIT_TAKING_ENDING,
+    COMMIT_REPLACING,
+    COMMIT_REPLACING_TAKING,
+    COMMIT_PROVING,
+    COMMIT_PROVING_TAKING,
+)
+"""All that `commit` chooses from, but for those of a batch that is sent again (`_AGAIN`)."""
 
 _AGAIN: Final = {
     load(_FILE, *parts)["commit"]: load(_FILE, "again", *parts)["commit"]

@@ -8,12 +8,11 @@ import pytest
 from aiodurable.checkpoints.encoding import (
     COMMIT,
     COMMIT_ENDING,
-    COMMIT_PROVING,
-    COMMIT_PROVING_TAKING,
     COMMIT_REPLACING,
     COMMIT_REPLACING_TAKING,
     COMMIT_TAKING,
     COMMIT_TAKING_ENDING,
+    COMMITS,
     Rows,
     Write,
     commit,
@@ -72,19 +71,7 @@ async def test_the_commit_is_planned_once_for_all_batches(
     link.drop()
 
 
-@pytest.mark.parametrize(
-    "query",
-    [
-        COMMIT,
-        COMMIT_TAKING,
-        COMMIT_ENDING,
-        COMMIT_TAKING_ENDING,
-        COMMIT_REPLACING,
-        COMMIT_REPLACING_TAKING,
-        COMMIT_PROVING,
-        COMMIT_PROVING_TAKING,
-    ],
-)
+@pytest.mark.parametrize("query", COMMITS)
 async def test_the_commit_finds_a_fence_by_its_key_also_in_an_empty_table(
     dsn: str, query: str
 ) -> None:
