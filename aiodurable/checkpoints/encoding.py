@@ -93,6 +93,9 @@ _WriteKey = tuple[str, str, str, str, int]
 _ROW_BYTES: Final = 200
 """The bytes of a row besides its payload, for its keys. A round figure, which only feeds bounds."""
 
+_SHARED_BYTES: Final = 1 << 10
+"""The size from which it pays to look for a value that another row of the thread stores."""
+
 _STRICT: Final = (
     orjson.OPT_PASSTHROUGH_DATACLASS
     | orjson.OPT_PASSTHROUGH_DATETIME
@@ -291,16 +294,19 @@ def commit(
     if completed:
         kept = {key: row for key, row in kept.items() if row[:3] not in completed or key in late}
     ordered = sorted(standings)
+    values = _Values()
     parameters: list[Sequence[Any]] = [
         ordered,
         [standings[thread_id].token for thread_id in ordered],
         [standings[thread_id].lease_id for thread_id in ordered],
-        *_columns(blobs.values(), 6),
+        b"",
+        *values.placed(_columns(blobs.values(), 6)),
         *_columns(checkpoints.values(), 6),
-        *_columns(kept.values(), 9),
+        *values.placed(_columns(kept.values(), 9)),
     ]
     if replaced or proofs:
-        parameters += _columns(replaced.values(), 9)
+        parameters += values.placed(_columns(replaced.values(), 9))
+    parameters[3] = values.joined()
     if proofs:
         parameters += _columns(proofs.values(), 7)
     if taken:
@@ -321,6 +327,48 @@ def commit(
     )
     statement = taking if taken else plain
     return (_AGAIN.get(statement, statement) if again else statement), parameters
+
+
+class _Values:
+    """The values of a batch as one sequence of bytes, in which a large value that several rows of a
+    thread store stands once.
+
+    Most often a step's write is the channel's new value as well. Only their bytes are compared: a
+    node may change the object after its write was serialised.
+    """
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._next = 1
+        self._large: dict[tuple[str, int], tuple[bytes, int]] = {}
+
+    def placed(self, columns: Sequence[Sequence[Any]]) -> list[Sequence[Any]]:
+        """The columns of rows, of which the first has threads and the last has values; with each
+        value's place instead, see `commit` in sql/checkpoints.sql.
+        """
+        *keys, values = columns
+        places: list[int | None] = []
+        for thread_id, given in zip(keys[0], values, strict=True):
+            if given is None:
+                places.append(None)
+                continue
+            # A bytearray may still grow, in another OS thread, and would move the values after it.
+            value = given if type(given) is bytes else bytes(given)
+            size = len(value)
+            place = self._next << 32 | size
+            if size >= _SHARED_BYTES:
+                first, there = self._large.setdefault((thread_id, size), (value, place))
+                if there != place and first == value:
+                    places.append(there)
+                    continue
+            places.append(place)
+            self._parts.append(value)
+            self._next += size
+        return [*keys, places]
+
+    def joined(self) -> bytes:
+        """All the values."""
+        return b"".join(self._parts)
 
 
 def _columns(rows: Iterable[Sequence[Any]], width: int) -> list[Sequence[Any]]:

@@ -137,17 +137,20 @@ def _committed(count: int) -> tuple[Any, ...]:
     def each(value: Any) -> list[Any]:
         return [value] * count
 
+    place = 1 << 32 | 2
+
     def write(task: str, channel: str) -> tuple[Any, ...]:
-        value = each(channel), each("msgpack"), each(b"\xa1a")
+        value = each(channel), each("msgpack"), each(place)
         return _ids(count), each(""), _heads(count), each(task), each("~p"), each(0), *value
 
-    blobs = _ids(count), each(""), each("xs"), _heads(count, "a"), each("msgpack"), each(b"\xa1a")
+    blobs = _ids(count), each(""), each("xs"), _heads(count, "a"), each("msgpack"), each(place)
     heads = _ids(count), each(""), _heads(count, "a"), _heads(count), each("{}"), each("{}")
     proved = _ids(count), each(""), _heads(count), each("task"), each(0), each(None), each(1)
     return (
         _ids(count),
         each(1),
         each(0),
+        b"\xa1a",
         *blobs,
         *heads,
         *write("other", "xs"),
@@ -426,14 +429,14 @@ def _all() -> list[Statement]:
             Statement(
                 f"commit {n} that ends runs",
                 ending["commit"],
-                values=_committed(n)[:24] + _committed(n)[40:],
+                values=_committed(n)[:25] + _committed(n)[41:],
                 rows=10 * n,
                 on="link",
             ),
             Statement(
                 f"lost_threads {n}",
                 checkpoints["lost_threads"],
-                values=_committed(n)[33:40],
+                values=_committed(n)[34:41],
                 rows=3 * n,
                 on="link",
             ),

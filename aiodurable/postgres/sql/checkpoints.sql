@@ -1,18 +1,20 @@
 -- name: commit
--- params: fence_thread_ids, fence_tokens, fence_lease_ids, blob_thread_ids, blob_namespaces
--- params: blob_channels, blob_versions, blob_types, blobs, checkpoint_thread_ids
--- params: checkpoint_namespaces, checkpoint_ids, parent_ids, checkpoints, metadata
--- params: write_thread_ids, write_namespaces, write_checkpoint_ids, write_task_ids
--- params: write_task_paths, write_idxs, write_channels, write_types, writes, replaced_thread_ids
--- params: replaced_namespaces, replaced_checkpoint_ids, replaced_task_ids, replaced_task_paths
--- params: replaced_idxs, replaced_channels, replaced_types, replaced_writes, proven_thread_ids
--- params: proven_namespaces, proven_checkpoint_ids, proven_task_ids, proven_idxs, proven_run_ids
--- params: proven_tokens, consumed_run_ids, consumed_thread_ids, ended_run_ids, ended_thread_ids
--- params: ended_tokens, ended_checkpoint_ids
+-- params: fence_thread_ids, fence_tokens, fence_lease_ids, stored_values, blob_thread_ids
+-- params: blob_namespaces, blob_channels, blob_versions, blob_types, blob_places
+-- params: checkpoint_thread_ids, checkpoint_namespaces, checkpoint_ids, parent_ids, checkpoints
+-- params: metadata, write_thread_ids, write_namespaces, write_checkpoint_ids, write_task_ids
+-- params: write_task_paths, write_idxs, write_channels, write_types, write_places
+-- params: replaced_thread_ids, replaced_namespaces, replaced_checkpoint_ids, replaced_task_ids
+-- params: replaced_task_paths, replaced_idxs, replaced_channels, replaced_types, replaced_places
+-- params: proven_thread_ids, proven_namespaces, proven_checkpoint_ids, proven_task_ids
+-- params: proven_idxs, proven_run_ids, proven_tokens, consumed_run_ids, consumed_thread_ids
+-- params: ended_run_ids, ended_thread_ids, ended_tokens, ended_checkpoint_ids
 -- aiodurable_fences_pkey for the fence; the primary keys of LangGraph's tables for the conflicts.
 -- Under a fence hardly a row is ever there already, so the part `again`, which asks the keys before
 -- it inserts, runs only where one was: it takes a tenth more of the server's time, and a WAL record
 -- more for each row.
+-- All values are one bytea, in which one that several rows store stands once: a place is the number
+-- of its first byte, from 1, times 2^32, plus its length. Unnesting an array copies it twice more.
 -- Both sides sorted: no deadlocks. SKIP LOCKED: a fence that is being raised, or that a dead
 -- client's backend still holds, never holds the others up. Of several rows with one key the caller
 -- sends one: a key may appear once in one ON CONFLICT DO UPDATE.
@@ -29,10 +31,11 @@ fence AS MATERIALIZED (
     FOR SHARE OF f SKIP LOCKED
 ), blobs AS (
     INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
-    SELECT r.*
+    SELECT r.thread_id, r.checkpoint_ns, r.channel, r.version, r.type,
+    -- include: stored_value
     FROM unnest(:blob_thread_ids::text[], :blob_namespaces::text[], :blob_channels::text[],
-                :blob_versions::text[], :blob_types::text[], :blobs::bytea[])
-        AS r (thread_id, checkpoint_ns, channel, version, type, blob)
+                :blob_versions::text[], :blob_types::text[], :blob_places::bigint[])
+        AS r (thread_id, checkpoint_ns, channel, version, type, place)
     WHERE r.thread_id IN (SELECT thread_id FROM fence)
 -- include if again: blob_again
 ), heads AS (
@@ -48,11 +51,14 @@ fence AS MATERIALIZED (
 ), kept AS (
     INSERT INTO checkpoint_writes (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx,
                                    channel, type, blob)
-    SELECT r.*
+    SELECT r.thread_id, r.checkpoint_ns, r.checkpoint_id, r.task_id, r.task_path, r.idx, r.channel,
+           r.type,
+    -- include: stored_value
     FROM unnest(:write_thread_ids::text[], :write_namespaces::text[], :write_checkpoint_ids::text[],
                 :write_task_ids::text[], :write_task_paths::text[], :write_idxs::int[],
-                :write_channels::text[], :write_types::text[], :writes::bytea[])
-        AS r (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
+                :write_channels::text[], :write_types::text[], :write_places::bigint[])
+        AS r (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type,
+              place)
     WHERE r.thread_id IN (SELECT thread_id FROM fence)
 -- include if again: write_again
 )
@@ -64,6 +70,10 @@ SELECT fence.thread_id, true AS written
 FROM fence
 -- include if ended: ended_join
 -- include if lost: and_lost
+
+-- fragment: stored_value
+           pg_catalog.substring(:stored_values::bytea, (r.place >> 32)::int,
+                                (r.place & 4294967295)::int)
 
 -- fragment: blob_again
     ON CONFLICT (thread_id, checkpoint_ns, channel, version) DO NOTHING
@@ -137,12 +147,15 @@ FROM lost
 , replaced AS (
     INSERT INTO checkpoint_writes (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx,
                                    channel, type, blob)
-    SELECT r.*
+    SELECT r.thread_id, r.checkpoint_ns, r.checkpoint_id, r.task_id, r.task_path, r.idx, r.channel,
+           r.type,
+    -- include: stored_value
     FROM unnest(:replaced_thread_ids::text[], :replaced_namespaces::text[],
                 :replaced_checkpoint_ids::text[], :replaced_task_ids::text[],
                 :replaced_task_paths::text[], :replaced_idxs::int[], :replaced_channels::text[],
-                :replaced_types::text[], :replaced_writes::bytea[])
-        AS r (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
+                :replaced_types::text[], :replaced_places::bigint[])
+        AS r (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type,
+              place)
     WHERE r.thread_id IN (SELECT thread_id FROM fence)
     ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx)
     DO UPDATE SET channel = excluded.channel, type = excluded.type, blob = excluded.blob

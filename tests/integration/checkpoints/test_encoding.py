@@ -22,7 +22,9 @@ from langgraph.graph import START, StateGraph
 from langgraph.types import Command, interrupt
 
 from aiodurable.checkpoints import DurableSaver
-from aiodurable.checkpoints.encoding import dump_json
+from aiodurable.checkpoints.encoding import Rows, Write, commit, dump_json
+from aiodurable.checkpoints.fences import Fence
+from aiodurable.checkpoints.write_session import WriteSession
 from tests.support.checkpoint_rows import State, checkpoint, config, fan_out, linear, rows, step
 
 
@@ -163,6 +165,46 @@ async def test_what_a_graph_stores_is_stored_in_the_same_rows(
     assert theirs["checkpoint_writes"]
     assert await rows(db, "ours", renamed="x") == theirs
     assert await rows(db, "unleased", renamed="x") == theirs
+
+
+async def sent(*writes: tuple[str, bytes, bytes]) -> int:
+    """The bytes of all values that are sent for batched steps: thread, its write, its channel's
+    value.
+    """
+    batch: list[Write] = []
+    for thread_id, write, blob in writes:
+        stored = Rows(
+            blobs=[(thread_id, "", "page", "1", "msgpack", blob)],
+            checkpoints=[(thread_id, "", "1", None, "{}", "{}")],
+            writes=[(thread_id, "", "0", "task", "", 0, "page", "msgpack", write)],
+        )
+        done = asyncio.get_running_loop().create_future()
+        batch.append(Write(WriteSession(Fence(thread_id, 1)), stored, done, 0.0))
+    _, parameters = commit(batch)
+    return len(next(one for one in parameters if isinstance(one, bytes)))
+
+
+async def test_a_large_value_that_a_step_wrote_and_a_channel_keeps_is_sent_once() -> None:
+    page, other = b"p" * 10_000, b"p" * 9_999 + b"q"
+    assert await sent(("t", page, bytes(bytearray(page)))) == 10_000
+    assert await sent(("t", page, other)) == 20_000
+    assert await sent(("t", page, page), ("u", page, page), ("v", page, b"")) == 30_000
+
+
+async def test_large_values_of_one_batch_are_stored_alike_whether_equal_or_of_equal_length(
+    stock: AsyncPostgresSaver, saver: DurableSaver, db: asyncpg.Connection, lease: Any
+) -> None:
+    await lease("ours")
+    page, picture, changed = ["p" * 5000], ["q" * 5000], ["r" * 5000]
+    made, versions = checkpoint(page=page, picture=picture)
+    writes = [("page", page), ("picture", changed), ("other", changed)]
+    for thread_id, target in (("theirs", stock), ("ours", saver)):
+        await asyncio.gather(
+            target.aput(config(thread_id), copy.deepcopy(made), {}, versions),  # pyright: ignore[reportArgumentType]
+            target.aput_writes(config(thread_id, made["id"]), writes, "task"),
+        )
+
+    assert await rows(db, "ours", renamed="x") == await rows(db, "theirs", renamed="x")
 
 
 @dataclasses.dataclass

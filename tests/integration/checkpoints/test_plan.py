@@ -80,13 +80,14 @@ async def test_the_commit_finds_a_fence_by_its_key_also_in_an_empty_table(
         "text[]",
         "bigint[]",
         "bigint[]",
+        "bytea",
         *["text[]"] * 5,
-        "bytea[]",
+        "bigint[]",
         *["text[]"] * 4,
         "jsonb[]",
         "jsonb[]",
     ]
-    types += [*["text[]"] * 5, "int[]", "text[]", "text[]", "bytea[]"] * (
+    types += [*["text[]"] * 5, "int[]", "text[]", "text[]", "bigint[]"] * (
         2 if "replaced AS" in query else 1
     )
     types += [*["text[]"] * 4, "int[]", "text[]", "bigint[]"] * ("lost AS" in query)
