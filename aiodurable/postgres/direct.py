@@ -45,6 +45,12 @@ _KEEPALIVE: Final = {"TCP_KEEPIDLE": 20, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 may be idle for hours: a NAT must not forget it, or the next statement on it waits in vain.
 """
 
+_SEND_BYTES: Final = 1 << 20
+"""The send buffer of a Unix socket; the system may limit it (`net.core.wmem_max`). What does not
+fit is copied once more and sent in pieces, with a turn of the loop for each. A TCP socket's grows
+by itself.
+"""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Origin:
@@ -137,7 +143,7 @@ class DirectConnection:
         )
         self.drop()  # one that closed by itself may have left its backend as well
         self._connection, self._pid = connection, connection.get_server_pid()
-        _keep_alive(connection)
+        _tune_socket(connection)
         try:
             if abandoned := list(self._abandoned):
                 end_left = _SQL["terminate_abandoned_backends"].replace(
@@ -205,12 +211,15 @@ class DirectConnection:
             connection.terminate()
 
 
-def _keep_alive(connection: asyncpg.Connection) -> None:
+def _tune_socket(connection: asyncpg.Connection) -> None:
     transport: asyncio.Transport = connection._transport  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     wire = transport.get_extra_info("socket")
-    if wire is None or wire.family not in (socket.AF_INET, socket.AF_INET6):
+    if wire is None:
         return
     with suppress(OSError):  # it has closed already: its first statement says so
+        if wire.family not in (socket.AF_INET, socket.AF_INET6):
+            wire.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
+            return
         wire.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in _KEEPALIVE.items():
             if (option := getattr(socket, name, None)) is not None:
