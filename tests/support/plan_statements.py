@@ -178,7 +178,7 @@ def _all() -> list[Statement]:
         Statement("held_keys_of_no_run", threads["held_keys_of_no_run"], values=(), rows=3000),
         Statement("live_runs", threads["live_runs"], values=(), rows=300),
         Statement("history", threads["history"], values=(one, None, 10), rows=60),
-        Statement("inner_progress", checkpoints["inner_progress"], values=(one, []), rows=10),
+        Statement("inner_progress", checkpoints["inner_progress"], values=(one, [], 1000), rows=10),
         Statement("verify page", verify["page"], values=("", 100), rows=600),
         Statement("verify lines", verify["lines"], values=(_ids(100),), rows=12_000),
         Statement("verify values", verify["values"], values=(_ids(100),), rows=5_000),

@@ -625,10 +625,11 @@ CROSS JOIN LATERAL (
 WHERE p.checkpoint_ns > '' AND n.root = h.checkpoint_id
 
 -- name: inner_progress
--- params: thread_id, known_ids
+-- params: thread_id, known_ids, most
 -- The newest checkpoints of the subgraphs that are under way in the newest step of a thread: the
 -- nodes that each has seen, and the channels that its step updated, no values. checkpoints_pkey as
--- in inner_checkpoints; of a checkpoint that is known nothing is unpacked.
+-- in inner_checkpoints, for `most` namespaces: each task of a subgraph that the thread ever had
+-- left one. Of a checkpoint that is known nothing is unpacked.
 WITH RECURSIVE head AS MATERIALIZED (
     SELECT c.checkpoint_id
     FROM checkpoints c
@@ -636,15 +637,15 @@ WITH RECURSIVE head AS MATERIALIZED (
     ORDER BY c.checkpoint_id DESC
     LIMIT 1
 ), places AS (
-    SELECT ''::text AS checkpoint_ns
+    SELECT ''::text AS checkpoint_ns, 0 AS number
     UNION ALL
     SELECT (SELECT c.checkpoint_ns
             FROM checkpoints c
             WHERE c.thread_id = :thread_id AND c.checkpoint_ns > p.checkpoint_ns
             ORDER BY c.checkpoint_ns
-            LIMIT 1)
+            LIMIT 1), p.number + 1
     FROM places p
-    WHERE p.checkpoint_ns IS NOT NULL
+    WHERE p.checkpoint_ns IS NOT NULL AND p.number < :most::integer
 )
 SELECT p.checkpoint_ns, n.checkpoint_id, u.seen, u.updated
 FROM places p

@@ -138,3 +138,23 @@ async def test_what_is_read_and_compared_grows_with_the_thread_and_no_faster(
 
         short, long = read(SHORT), read(LONG)
     assert long / short <= LONG / SHORT * 1.5
+
+
+async def test_a_page_that_follows_a_thread_reads_a_bounded_number_of_its_namespaces(
+    wire: Proxy, dsn: str
+) -> None:
+    """It asks each second, and each task of a subgraph that the thread ever had left one."""
+    statement = load("checkpoints")["inner_progress"]
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("SET enable_seqscan = off")
+        connection.execute(f"PREPARE it AS {statement}".encode())
+
+        def read(most: int) -> float:
+            explain = f"EXPLAIN (ANALYZE, FORMAT json) EXECUTE it ('calls-{LONG}', '{{}}', {most})"
+            plan = connection.execute(explain.encode()).fetchone()
+            assert plan is not None
+            return rows(plan[0][0]["Plan"])
+
+        few, all_of_them = read(20), read(10 * LONG)
+    assert few < all_of_them / 4
+    assert all_of_them > LONG * 2
