@@ -115,7 +115,11 @@ def record_of(row: Mapping[str, Any]) -> RunRecord:
     values = {name: row[column] for name, column in _COLUMNS.items()}
     values["status"] = RunStatus(row["status"])
     values["earlier_attempts"] = tuple(map(_earlier, row["earlier_attempts"]))
-    return RunRecord(**values, traceparent=row.get("traceparent"))
+    return RunRecord(
+        **values,
+        traceparent=row.get("traceparent"),
+        cancel_requested_at=row.get("cancel_requested_at"),
+    )
 
 
 def _earlier(stored: Any) -> EarlierAttempt:

@@ -7,6 +7,7 @@ Pure.
 | complete | start (a new turn) | return what is stored |
 | crashed, failed, drained | its own: resume; another: finish that run, then start this | resume |
 | asleep, waits for a signal | `ThreadPausedError` until due; then as crashed | the same |
+| left by its own caller | the same run_id and input: resume; else `ThreadPausedError` | resume |
 | paused otherwise | `ThreadPausedError` | resume |
 | interrupted | the same run_id: its result so far; else `ThreadInterruptedError` | the same |
 | quarantined | `ThreadQuarantinedError` | `ThreadQuarantinedError` |
@@ -19,6 +20,7 @@ thread is never resumed without an answer: LangGraph can take the first answer f
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import Enum, auto
 from typing import Literal
 
@@ -40,6 +42,7 @@ __all__ = [
     "asleep",
     "decide",
     "interrupted",
+    "left_by_its_caller",
     "may_go_on",
     "may_retry",
     "not_found",
@@ -51,6 +54,8 @@ OnUnfinished = Literal["resume", "raise", "restart", "retry"]
 
 _ON_PURPOSE = (PauseReason.BREAKPOINT, PauseReason.CANCELLED, PauseReason.STREAM_CLOSED)
 """Why a thread pauses on purpose."""
+
+_LEFT = (PauseReason.CANCELLED, PauseReason.STREAM_CLOSED)
 
 
 class Action(Enum):
@@ -72,6 +77,7 @@ def decide(
     same: bool = False,
     named: bool = False,
     due: bool = False,
+    left: bool = False,
     on_unfinished: OnUnfinished = "resume",
 ) -> Action:
     """What a call does with `thread`, read under its lease.
@@ -82,6 +88,7 @@ def decide(
         same: whether that input is the unfinished run's: a retry.
         named: whether the call's run_id is the unfinished run's.
         due: whether a sleep or a wait of the thread is over.
+        left: whether the call repeats the one that left the run (see `left_by_its_caller`).
         on_unfinished: see above.
 
     Raises:
@@ -115,11 +122,17 @@ def decide(
         if named:
             return Action.RETURN
         raise sleeping(thread)
-    return _unfinished(thread, given=given, same=same, due=due, on_unfinished=on_unfinished)
+    goes_on = thread.resumable or (due and asleep(thread)) or (left and same)
+    return _unfinished(thread, given=given, same=same, goes_on=goes_on, on_unfinished=on_unfinished)
 
 
 def _unfinished(
-    thread: WorkflowCheckpoint, *, given: bool, same: bool, due: bool, on_unfinished: OnUnfinished
+    thread: WorkflowCheckpoint,
+    *,
+    given: bool,
+    same: bool,
+    goes_on: bool,
+    on_unfinished: OnUnfinished,
 ) -> Action:
     if thread.status is ThreadStatus.QUARANTINED and on_unfinished != "retry":
         raise ThreadQuarantinedError(
@@ -139,7 +152,6 @@ def _unfinished(
         )
     if not given:
         return Action.RESUME
-    goes_on = thread.resumable or (due and asleep(thread))
     if (thread.status is ThreadStatus.PAUSED and not goes_on) or thread.maybe_at_gate:
         raise paused(thread)
     return Action.RESUME if same else Action.FINISH_FIRST
@@ -159,6 +171,17 @@ def paused(thread: WorkflowCheckpoint) -> ThreadPausedError:
         thread_id=thread.thread_id,
         reason=thread.reason,
         pending=thread.pending,
+    )
+
+
+def left_by_its_caller(thread: WorkflowCheckpoint, cancel_requested_at: datetime | None) -> bool:
+    """Whether the call of the thread's unfinished run was cancelled, or its stream left, and nobody
+    asked for that run to end: a client that disconnected, a timeout, a server that stopped.
+    """
+    return (
+        thread.status is ThreadStatus.PAUSED
+        and thread.reason in _LEFT
+        and cancel_requested_at is None
     )
 
 

@@ -15,7 +15,7 @@ from aiodurable.models import RunStatus, ThreadStatus, WorkflowCheckpoint
 from aiodurable.runs.accepted import Accepted
 from aiodurable.runs.answers import Answered, addressed, already_left, given_before
 from aiodurable.runs.call import Call
-from aiodurable.runs.decision import Action, asleep, decide
+from aiodurable.runs.decision import Action, asleep, decide, left_by_its_caller
 from aiodurable.runs.lease import ThreadLease
 from aiodurable.runs.ledger import Ledger
 from aiodurable.runs.signals import Due
@@ -84,7 +84,7 @@ async def plan_call(
             await _refuse_another_input(ledger, unfinished, call)
             same_input = True  # the input it was accepted with is no longer stored
     due = await ledger.signals.due(thread.thread_id, thread.waits) if thread.waits else None
-    left = unfinished is not None and unfinished.stored_answers[0] is not None
+    undelivered = unfinished is not None and unfinished.stored_answers[0] is not None
     goes_on = same_run and not call.given
     action = decide(
         thread,
@@ -92,7 +92,11 @@ async def plan_call(
         same=same_input,
         named=same_run,
         # an attempt could not deliver what it had stored: the row says which waits that ended
-        due=(due is not None and bool(due.ended)) or (left and (bool(thread.waits) or goes_on)),
+        due=(due is not None and bool(due.ended))
+        or (undelivered and (bool(thread.waits) or goes_on)),
+        left=same_run
+        and unfinished is not None
+        and left_by_its_caller(thread, unfinished.record.cancel_requested_at),
         on_unfinished=on_unfinished,
     )
     if action is Action.RETURN:

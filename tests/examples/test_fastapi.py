@@ -305,6 +305,24 @@ async def test_a_client_that_reconnects_goes_on_with_its_run_until_it_has_the_en
     assert (done.status_code, done.text) == (204, "")
 
 
+async def test_a_client_that_left_and_repeats_its_idempotency_key_goes_on_with_its_run(
+    client: httpx.AsyncClient,
+) -> None:
+    topic, key = {"topic": "slow"}, {"idempotency-key": "k"}
+    async with client.stream("POST", "/reports/monday/stream", params=topic, headers=key):
+        await within(60, writing["monday"].wait(), what="the report to be in writing")
+
+    async def paused() -> bool:
+        return (await get_checkpoint_status("monday")).status is ThreadStatus.PAUSED
+
+    await wait_until(paused)
+    allowed["monday"].set()
+    another = await client.post("/reports/monday", params=topic)
+    assert (another.status_code, another.json()["error"]) == (409, "ThreadPausedError")
+    again = await client.post("/reports/monday", params=topic, headers=key)
+    assert (again.status_code, again.json()) == (200, "all about slow")
+
+
 async def test_a_stream_that_fails_ends_with_a_problem_without_the_errors_text(
     client: httpx.AsyncClient,
 ) -> None:

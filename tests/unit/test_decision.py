@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 from langgraph.errors import GraphDrained, GraphRecursionError
@@ -19,7 +20,7 @@ from aiodurable.errors import (
     ThreadQuarantinedError,
 )
 from aiodurable.models import PauseReason, RunStatus, ThreadStatus, WorkflowCheckpoint
-from aiodurable.runs.decision import Action, OnUnfinished, decide
+from aiodurable.runs.decision import Action, OnUnfinished, decide, left_by_its_caller
 from aiodurable.runs.outcome import Outcome, outcome_of
 
 S = ThreadStatus
@@ -89,6 +90,17 @@ def test_a_call_that_names_the_interrupted_run_gets_its_questions_again() -> Non
     assert decide(thread(S.INTERRUPTED), given=True, same=True, named=True) is Action.RETURN
     assert decide(thread(S.INTERRUPTED), given=False, named=True) is Action.RETURN
     assert decide(thread(S.INTERRUPTED), given=True, on_unfinished="restart") is Action.START
+
+
+@pytest.mark.parametrize("reason", [PauseReason.CANCELLED, PauseReason.STREAM_CLOSED])
+def test_a_call_that_is_repeated_goes_on_with_the_run_that_it_left(reason: PauseReason) -> None:
+    left = thread(S.PAUSED, reason)
+    assert left_by_its_caller(left, None)
+    assert not left_by_its_caller(left, datetime.now(UTC))
+    assert not left_by_its_caller(thread(S.PAUSED, PauseReason.BREAKPOINT), None)
+    assert decide(left, given=True, same=True, named=True, left=True) is Action.RESUME
+    with pytest.raises(ThreadPausedError):
+        decide(left, given=True, same=True, named=True)
 
 
 def test_an_input_does_not_pass_where_plain_langgraph_may_have_stopped_at_a_gate() -> None:

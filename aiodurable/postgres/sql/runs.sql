@@ -4,7 +4,7 @@
        r.created_at, r.started_at, r.finished_at, r.failed_at, r.error, r.status_reason,
        r.checkpoint_id, r.input_type, r.input, r.context_type, r.context, r.config_type, r.config,
        r.traceback, r.earlier_attempts, r.answers_type, r.answers, r.queue, r.max_attempts,
-       r.retry_policy, r.failures
+       r.retry_policy, r.failures, r.cancel_requested_at
 
 -- fragment: consumed
 -- As recorded. Where the process died before it recorded that, a checkpoint of the run after its

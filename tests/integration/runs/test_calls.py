@@ -160,6 +160,7 @@ PAUSED = {
     "no input, its run_id": ("a", 1),
     "another input, its run_id": InvalidArgumentError,
 }
+LEFT = {**PAUSED, "its input, its run_id": ("a", 1)}  # by its caller, who calls again
 TABLE: dict[str, dict[str, Any]] = {
     "new": {
         **{call: (given["word"], 1) for call, (_, given) in CALLS.items() if given},
@@ -171,8 +172,8 @@ TABLE: dict[str, dict[str, Any]] = {
     "failed": RESUMED,
     "drained": RESUMED,
     "gate": PAUSED,
-    "cancelled": PAUSED,
-    "stream closed": PAUSED,
+    "cancelled": LEFT,
+    "stream closed": LEFT,
     "recursion limit": PAUSED,
     "interrupted": {
         **dict.fromkeys(CALLS, ThreadInterruptedError),

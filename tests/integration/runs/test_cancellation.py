@@ -5,11 +5,14 @@ and no lie.
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 
 import psycopg
+import pytest
 
-from aiodurable import Durable, ThreadStatus, WorkflowCheckpoint
-from tests.support.graphs import INPUT, STEPS, four_nodes
+from aiodurable import Durable, ThreadPausedError, ThreadStatus, WorkflowCheckpoint
+from aiodurable.models import PauseReason
+from tests.support.graphs import INPUT, STEPS, Gate, four_nodes, run_up_to
 from tests.support.ledger_view import Ledger
 from tests.support.waiting import wait_until
 
@@ -72,3 +75,55 @@ async def settled(durable: Durable, thread_id: str) -> WorkflowCheckpoint | None
 
 async def nothing_more(dsn: str, before: int) -> bool:
     return await locks_held(dsn) == before
+
+
+async def paused_as(durable: Durable, reason: PauseReason) -> None:
+    thread = await durable.threads.status("t")
+    assert (thread.status, thread.reason) == (ThreadStatus.PAUSED, reason)
+
+
+async def test_a_call_that_is_repeated_by_its_run_id_goes_on_with_the_run_that_it_left(
+    durable: Durable,
+) -> None:
+    gate = Gate(STEPS[2])
+    builder = four_nodes(gate)
+    task = await run_up_to(gate, durable, run_id="r")
+    task.cancel()  # a timeout, a client that disconnects, a server that stops
+    await asyncio.wait({task})
+    await paused_as(durable, PauseReason.CANCELLED)
+    gate.open.set()
+    async with durable.run("t", builder) as run:  # the same input may be another message
+        with pytest.raises(ThreadPausedError):
+            await run.ainvoke(INPUT)
+    async with durable.run("t", builder, run_id="other") as run:
+        with pytest.raises(ThreadPausedError):
+            await run.ainvoke(INPUT)
+    async with durable.run("t", builder, run_id="r") as run:
+        assert (await run.ainvoke(INPUT))["words"] == list(STEPS)
+        assert run.resumed
+
+
+async def test_a_stream_that_is_repeated_by_its_run_id_goes_on_where_it_was_left(
+    durable: Durable,
+) -> None:
+    async with durable.run("t", four_nodes(), run_id="r") as run:
+        async with aclosing(run.astream(INPUT)) as chunks:
+            await anext(chunks)
+    await paused_as(durable, PauseReason.STREAM_CLOSED)
+    async with durable.run("t", four_nodes(), run_id="r") as run:
+        assert (await run.ainvoke(INPUT))["words"] == list(STEPS)
+
+
+async def test_a_call_that_is_repeated_does_not_go_on_with_a_run_that_a_person_ended(
+    durable: Durable,
+) -> None:
+    gate = Gate(STEPS[2])
+    builder = four_nodes(gate)
+    task = await run_up_to(gate, durable, run_id="r")
+    assert await durable.threads.cancel("t", wait=True)
+    await asyncio.wait({task})
+    await paused_as(durable, PauseReason.CANCELLED)
+    gate.open.set()
+    async with durable.run("t", builder, run_id="r") as run:
+        with pytest.raises(ThreadPausedError):
+            await run.ainvoke(INPUT)
