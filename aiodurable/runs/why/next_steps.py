@@ -290,9 +290,7 @@ def _of_nobody(found: Found) -> NextStep:
     if status in (ThreadStatus.COMPLETE, ThreadStatus.NEW):
         sentence = "No work is left: nothing happens until somebody calls it or accepts a run"
     elif found.thread.status.resumable:
-        sentence = (
-            "No worker has it: a call goes on with it, or threads resume-many hands it to workers"
-        )
+        sentence = "No worker has it: a call goes on with it, and so does threads resume-many"
     else:
         sentence = "Nothing goes on by itself: it waits for a person"
     return NextStep(by="nobody", what="wait", sentence=sentence)
