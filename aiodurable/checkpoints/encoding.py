@@ -138,7 +138,7 @@ class Rows:
 
     def size(self) -> int:
         """The size in bytes, roughly."""
-        size = _ROW_BYTES * self.count()
+        size = _ROW_BYTES * (len(self.blobs) + len(self.writes) + len(self.checkpoints))
         for blob in self.blobs:
             if blob[5] is not None:
                 size += len(blob[5])
@@ -262,9 +262,10 @@ def commit(
     late: set[_WriteKey] = set()
     for write in batch:
         fence = write.fence
-        standings[fence.thread_id] = fence.standing
-        if origin is not None and write.session.history.unproven(origin):
-            proofs[fence.thread_id] = _proof(write.session)
+        if fence.thread_id not in standings:  # the sessions of a lease share their history
+            standings[fence.thread_id] = fence.standing
+            if origin is not None and write.session.history.unproven(origin):
+                proofs[fence.thread_id] = _proof(write.session)
         if write.rows.consumes is not None:
             taken[write.rows.consumes] = fence.thread_id
         if (run_id := write.rows.ends) is not None:

@@ -65,17 +65,24 @@ class FencedWriter:
                 " each loop",
                 thread_id=session.thread_id,
             )
+        session.check()
         session.blank, session.head = False, None
-        async with self._committer.backlog as backlog:
+        backlog = self._committer.backlog
+        large = looks_large(values)
+        in_turn = large or backlog.is_full
+        if in_turn:
+            await backlog.enter()
+        try:
             try:
-                if looks_large(values):
+                if large:
                     rows = await self._loop.run_in_executor(self._threads, dump)
                 else:
                     rows = dump()
             except Exception as error:
                 # Serializers may raise anything; our error names the thread.
                 raise _unserialisable(session.thread_id, error) from error
-            session.check()
+            if in_turn:
+                session.check()  # it may have been lost meanwhile
             if session.held is not None:
                 rows.follow(session.held)
                 session.held = None
@@ -93,6 +100,9 @@ class FencedWriter:
             if write.size > MOST_BYTES:
                 raise _too_large(session.thread_id, write.size)
             backlog.add(write)
+        finally:
+            if in_turn:
+                backlog.leave()
         await write.done
 
     async def settle(self, session: WriteSession) -> None:

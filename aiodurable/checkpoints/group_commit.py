@@ -209,10 +209,13 @@ class GroupCommitter:
             failures = 0
             if self._observers:
                 self._announce(group, written, found, took_s)
+            newest = {write.fence.thread_id: write for write in group}
+            for thread_id, write in newest.items():
+                if written.get(thread_id):
+                    write.session.history.acknowledge(write.rows.mark(), origin, sent)
             for write in group:
                 thread_id, fence = write.fence.thread_id, write.fence
                 if written.get(thread_id):
-                    write.session.history.acknowledge(write.rows.mark(), origin, sent)
                     if write.rows.ends is not None and (end := ends.get(thread_id)):
                         write.session.completed = Completed(write.rows.checkpoints[-1][2], *end)
                     write.succeed()

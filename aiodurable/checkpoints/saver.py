@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -149,7 +149,7 @@ class DurableSaver(AsyncPostgresSaver):
         """
         if get_checkpoint_id(config):
             return await super().aget_tuple(config)
-        configurable = _configurable(config)
+        configurable = config["configurable"]  # pyright: ignore[reportTypedDictNotRequiredAccess]  # a saver is never called without
         thread_id, namespace = configurable["thread_id"], configurable.get("checkpoint_ns", "")
         carried: WriteSession | None = configurable.get(SESSION_KEY)
         if (
@@ -230,11 +230,10 @@ class DurableSaver(AsyncPostgresSaver):
             WorkflowExecutionError: its id does not sort after its parent's; nothing was written.
             PostgresUnavailableError: Postgres could not be reached for longer than a restart takes.
         """
-        session = self._session_of(config)
+        configurable = config["configurable"]  # pyright: ignore[reportTypedDictNotRequiredAccess]  # a saver is never called without
+        session = self._session_of(configurable)
         if session is None:
             return await super().aput(config, checkpoint, metadata, new_versions)
-        session.check()
-        configurable = _configurable(config)
         thread_id: str = configurable["thread_id"]
         namespace: str = configurable["checkpoint_ns"]
         parent_id: str | None = configurable.get("checkpoint_id")
@@ -252,9 +251,12 @@ class DurableSaver(AsyncPostgresSaver):
                 inline[channel] = value
             else:
                 values[channel] = value
-        versions: ChannelVersions = {
-            channel: str(version) for channel, version in new_versions.items() if channel in values
-        }
+        versions: ChannelVersions = {}
+        weighed = list(inline.values())
+        for channel, version in new_versions.items():
+            if channel in values:
+                versions[channel] = str(version)
+                weighed.append(values[channel])
 
         # A change of the state (`update_state`) is not a step of the run.
         advances = not namespace and metadata.get("source") in ("input", "loop")
@@ -288,7 +290,7 @@ class DurableSaver(AsyncPostgresSaver):
         await self._writer.commit(
             session,
             dump,
-            [*(values[channel] for channel in versions), inline],
+            weighed,
             hold=(
                 session.holds_input
                 and session.unconsumed is not None
@@ -314,20 +316,22 @@ class DurableSaver(AsyncPostgresSaver):
         task_path: str = "",
     ) -> None:
         """Store the writes of a task. Returns after the commit. Raises what `aput` raises."""
-        session = self._session_of(config)
+        configurable = config["configurable"]  # pyright: ignore[reportTypedDictNotRequiredAccess]  # a saver is never called without
+        session = self._session_of(configurable)
         if session is None:
             return await super().aput_writes(config, writes, task_id, task_path)
-        session.check()
-        configurable = _configurable(config)
-        if errors := [value for channel, value in writes if channel == ERROR]:
+        channels, values = zip(*writes, strict=True) if writes else ((), ())
+        if ERROR in channels:
+            errors = [value for channel, value in writes if channel == ERROR]
             if any(map(is_invalid_resume, errors)):
                 return None  # the question's schema refused the answer: the question stays open
             writes = [write for write in writes if write[0] in _ABOUT_THE_TASK]
+            channels, values = zip(*writes, strict=True)
         if not writes:
             return None
         thread_id: str = configurable["thread_id"]
         namespace: str = configurable["checkpoint_ns"]
-        if not self._keep_step_writes and any(channel in _ABOUT_THE_TASK for channel, _ in writes):
+        if not (self._keep_step_writes or _ABOUT_THE_TASK.isdisjoint(channels)):
             session.disturb_step(namespace)
 
         def dump() -> Rows:
@@ -339,11 +343,9 @@ class DurableSaver(AsyncPostgresSaver):
                 task_path,
                 writes,
             )
-            return Rows(
-                writes=rows, replace=all(channel in WRITES_IDX_MAP for channel, _ in writes)
-            )
+            return Rows(writes=rows, replace=WRITES_IDX_MAP.keys() >= set(channels))
 
-        return await self._writer.commit(session, dump, [value for _, value in writes])
+        return await self._writer.commit(session, dump, values)
 
     async def flush(self, session: WriteSession) -> None:
         """Store the checkpoint that was held back for a write that did not come. Raises what
@@ -356,8 +358,7 @@ class DurableSaver(AsyncPostgresSaver):
         """Return once Postgres has answered all that was written to the session's thread."""
         await self._writer.settle(session)
 
-    def _session_of(self, config: RunnableConfig) -> WriteSession | None:
-        configurable = _configurable(config)
+    def _session_of(self, configurable: Mapping[str, Any]) -> WriteSession | None:
         thread_id = configurable["thread_id"]
         carried: WriteSession | None = configurable.get(SESSION_KEY)
         # A graph that a node runs on another thread inherits the outer configurable, including the
@@ -498,10 +499,6 @@ class DurableSaver(AsyncPostgresSaver):
         asyncio.run_coroutine_threadsafe(work, self.loop).result()
 
 
-def _configurable(config: RunnableConfig) -> dict[str, Any]:
-    return config["configurable"]  # pyright: ignore[reportTypedDictNotRequiredAccess]  # a saver is never called without
-
-
 def _session_in(config: RunnableConfig | None) -> WriteSession | None:
     return None if config is None else config.get("configurable", {}).get(SESSION_KEY)
 
@@ -511,9 +508,15 @@ def _finished(checkpoint: Checkpoint, metadata: CheckpointMetadata) -> Finished 
     it as its head without writes.
     """
     updated = checkpoint.get("updated_channels")
-    if updated is None or any(channel.startswith(STARTS_A_NODE) for channel in updated):
+    if updated is None:
         return None
-    if not any(channel.startswith(_OF_A_STATE_GRAPH) for channel in checkpoint["channel_versions"]):
+    for channel in updated:  # no generators: each step of each run passes here
+        if channel.startswith(STARTS_A_NODE):
+            return None
+    for channel in checkpoint["channel_versions"]:
+        if channel.startswith(_OF_A_STATE_GRAPH):
+            break
+    else:
         return None
     return Finished(
         checkpoint["id"], metadata.get("step", 0), datetime.fromisoformat(checkpoint["ts"])

@@ -8,7 +8,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final
 
 from aiodurable.checkpoints.encoding import Write
 from aiodurable.errors import ClosedError
@@ -49,9 +49,9 @@ class QueueLoad:
 class WriteQueue:
     """The queue between the runs of this process and its writers.
 
-    `async with queue:` waits for capacity, first come first served; inside, serialise and `add`. So
-    the values that are serialised and not yet committed stay bounded however many runs there are. A
-    single write larger than the bound is accepted alone.
+    Between `enter`, which waits for capacity, first come first served, and `leave`, serialise and
+    `add`. So the values that are serialised and not yet committed stay bounded however many runs
+    there are. A single write larger than the bound is accepted alone.
 
     Args:
         batch_rows, batch_bytes: the largest batch; a larger single write goes alone.
@@ -85,37 +85,39 @@ class WriteQueue:
         self._woken = 0
         self._closed = False
 
-    async def __aenter__(self) -> Self:
+    @property
+    def is_full(self) -> bool:
+        """Whether a caller has to wait for capacity: else it may serialise a value at once, and
+        `add` it without another `await` in between.
+        """
+        return (
+            self._entering >= _ENTERING
+            or self._rows >= self.max_rows
+            or self._bytes >= self.max_bytes
+        )
+
+    async def enter(self) -> None:
+        """Wait for capacity. Raises `ClosedError` after `close`."""
         self._refuse_closed()
-        if not self._callers and self._has_capacity():
+        if not (self._callers or self.is_full):
             self._entering += 1
-            return self
+            return
         admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._callers.append(admitted)
         try:
             await admitted
         except asyncio.CancelledError:
             if admitted.done() and not admitted.cancelled() and admitted.exception() is None:
-                self._leave()  # admitted in the same moment: the next caller gets the place
+                self.leave()  # admitted in the same moment: the next caller gets the place
             raise
-        return self
 
-    async def __aexit__(self, *exc_info: object) -> None:
-        self._leave()
-
-    def _has_capacity(self) -> bool:
-        return (
-            self._entering < _ENTERING
-            and self._rows < self.max_rows
-            and self._bytes < self.max_bytes
-        )
-
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """Leave the place that `enter` gave to the next caller."""
         self._entering -= 1
         self._admit()
 
     def _admit(self) -> None:
-        while self._callers and self._has_capacity():
+        while self._callers and not self.is_full:
             admitted = self._callers.popleft()
             if not admitted.done():
                 self._entering += 1
@@ -152,7 +154,8 @@ class WriteQueue:
 
     def add(self, write: Write) -> None:
         """Queue a write for the next batch. Raises `ClosedError` after `close`."""
-        self._refuse_closed()
+        if self._closed:
+            self._refuse_closed()
         self._rows += write.count
         self._bytes += write.size
         thread_id = write.fence.thread_id

@@ -106,7 +106,8 @@ class WriteSession:
 
     def check(self) -> None:
         """Raise `LeaseLostError` if nothing may be written through it any more."""
-        self.fence.check()
+        if self.fence.revocation.revoked:
+            raise self.fence.lost()
         if self.closed:
             raise LeaseLostError(
                 f"cannot write thread {self.thread_id!r}: the attempt that writes is over, because"

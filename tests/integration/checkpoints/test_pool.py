@@ -278,6 +278,16 @@ async def test_an_encrypted_state_is_read_back_and_lies_encrypted_in_the_tables(
     assert (await rows(db, "t"))["checkpoint_blobs"][0][4] == "msgpack+backwards"
 
 
+async def test_large_values_that_cannot_be_serialised_leave_their_turn_to_others(
+    saver: DurableSaver, lease: Any
+) -> None:
+    await lease("t")
+    for _ in range(20):  # more often than may serialise at once
+        with pytest.raises(ConfigurationError, match="cannot store the state"):
+            writes = [("a", ("x" * 300_000, contextlib.ExitStack()))]
+            await within(30, saver.aput_writes(config("t", "1"), writes, "task"))
+
+
 async def test_an_unserialisable_state_is_a_clear_error_and_loses_nothing(
     saver: DurableSaver, db: asyncpg.Connection, lease: Any
 ) -> None:
