@@ -36,6 +36,7 @@ FILES = ("checkpoints", "runs", "threads", "locks")
 NAMES: Mapping[str, str] = {
     **{text: f"{file}: {name}" for file in FILES for name, text in load(file).items()},
     **{over_texts(text)[0]: "checkpoints: commit" for text in COMMITS},
+    over_texts(load("runs")["start"])[0]: "runs: start",
     END: "runs: end",
 }
 PARTS = ("aiodurable", "asyncpg", "langgraph", "langchain_core", "asyncio")

@@ -330,9 +330,7 @@ class DirectPool:
     @property
     def origins(self) -> list[Origin]:
         """The servers of the open connections."""
-        return [
-            connection.origin for connection in self._connections if connection.origin is not None
-        ]
+        return [origin for one in self._connections if (origin := one.origin) is not None]
 
     def close(self) -> None:
         """Cut all connections; a statement under way fails with `ClosedError`. Idempotent."""

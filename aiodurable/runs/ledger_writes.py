@@ -16,6 +16,7 @@ from aiodurable.postgres.direct import DirectPool
 from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.retry import LOCKED_ROW
 from aiodurable.postgres.sql import load
+from aiodurable.postgres.text_columns import as_texts
 from aiodurable.threads.status import Classifier
 
 __all__ = ["END", "PATIENCE_S", "LedgerWrites", "check_fence", "check_patience", "refusal"]
@@ -133,7 +134,8 @@ class LedgerWrites:
         self, rows: Sequence[tuple[Any, ...]]
     ) -> dict[tuple[Any, ...], Mapping[str, Any]]:
         *columns, synchronous = map(list, zip(*rows, strict=True))
-        written = await self._direct.fetch(_SQL["start"], *columns, any(synchronous))
+        statement, parameters = as_texts(_SQL["start"], [*columns, any(synchronous)])
+        written = await self._direct.fetch(statement, *parameters)
         by_run = {row["run_id"]: row for row in written}
         return {row: by_run[row[0]] for row in rows if row[0] in by_run}
 

@@ -1,4 +1,4 @@
-"""Arrays of texts that are sent as one text arrive as they were."""
+"""Arrays of texts and numbers that are sent as one text arrive as they were."""
 
 from __future__ import annotations
 
@@ -38,6 +38,17 @@ async def test_joined_texts_arrive_as_they_were(dsn: str, texts: Sequence[str | 
     await connection.close()
     assert [tuple(row) for row in rows] == [tuple(row) for row in expected]
     assert [row[0] for row in rows] == list(texts)
+
+
+@pytest.mark.parametrize("kind", ["bigint", "integer", "int"])
+async def test_joined_numbers_arrive_as_they_were(dsn: str, kind: str) -> None:
+    numbers = [None, 0, -1, 2**31 - 1, -(2**31)] + [2**63 - 1, -(2**63)] * (kind == "bigint")
+    statement, given = as_texts(f"SELECT n FROM unnest($1::{kind}[]) AS r (n)", [numbers])
+    connection = await asyncpg.connect(**parse_dsn(dsn).asyncpg)
+    rows = await connection.fetch(statement, *given)
+    await connection.close()
+    assert isinstance(given[0], str)
+    assert [row["n"] for row in rows] == numbers
 
 
 @pytest.mark.parametrize("texts", [["a\x1fb"], ["\x1e"], ["\x1e", None], ["a" * (1 << 20), "b"]])
