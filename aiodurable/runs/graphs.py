@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 from langchain_core.runnables import RunnableConfig
@@ -38,7 +38,7 @@ _UNNAMED = "LangGraph"
 """The name `StateGraph.compile` gives to an unnamed graph."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class BoundGraph:
     """A graph bound to our saver.
 
@@ -66,7 +66,7 @@ class BoundGraph:
         """Whether one of its nodes declares a subgraph."""
         return any(node.subgraphs for node in self.pregel.nodes.values())
 
-    @property
+    @cached_property
     def starts_without_code(self) -> bool:
         """Whether no code of the user runs between the input and the first node: an entry that
         nobody chooses.
@@ -85,7 +85,7 @@ class BoundGraph:
         """
         return durability == "sync" and self.starts_without_code and not isinstance(input, Command)
 
-    @property
+    @cached_property
     def tells_its_end(self) -> bool:
         """Whether a checkpoint says if its graph goes on: by the names of the channels that start
         its nodes (`STARTS_A_NODE`).

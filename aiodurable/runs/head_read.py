@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Final
 
 from aiodurable.models import WorkflowCheckpoint
@@ -17,10 +17,12 @@ _PATIENCE_S: Final = 1.0
 """Seconds to wait for the read after the body: LangGraph's own can be cancelled, this one not."""
 
 
-@asynccontextmanager
-async def reading_head(
+_NOTHING_TO_READ: Final = nullcontext()
+
+
+def reading_head(
     services: Services, lease: ThreadLease, thread: WorkflowCheckpoint
-) -> AsyncIterator[None]:
+) -> AbstractAsyncContextManager[None]:
     """Read the newest checkpoint of the thread beside the body: LangGraph's first read, which
     would follow, needs no query then.
 
@@ -34,8 +36,12 @@ async def reading_head(
         thread: the thread's status; nothing is read where it has no checkpoint.
     """
     if thread.checkpoint_id is None or lease.session.head is not None:
-        yield
-        return
+        return _NOTHING_TO_READ
+    return _reading(services, lease)
+
+
+@asynccontextmanager
+async def _reading(services: Services, lease: ThreadLease) -> AsyncIterator[None]:
     rows = services.checkpoints.get_checkpointer().rows
     reading = asyncio.create_task(
         rows.steps(lease.session, inner=False), name=f"aiodurable head of {lease.thread_id}"

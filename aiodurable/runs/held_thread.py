@@ -7,23 +7,21 @@ A call passes `_begin`, which starts or resumes an attempt (or finds a stored re
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import suppress
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
 
 from aiodurable.errors import RunInProgressError
-from aiodurable.events import enter
 from aiodurable.models import ThreadStatus, WorkflowCheckpoint
 from aiodurable.runs.accepted import Accepted
 from aiodurable.runs.attempt import Attempt
 from aiodurable.runs.attempt_config import AttemptConfig, options_of
 from aiodurable.runs.call import Call
-from aiodurable.runs.cancellation import Cancelling
+from aiodurable.runs.closing import Closing
 from aiodurable.runs.decision import Action, OnUnfinished, interrupted, paused
 from aiodurable.runs.ending import DecideEnding
-from aiodurable.runs.graph_check import ended_early
 from aiodurable.runs.graphs import BoundGraph
 from aiodurable.runs.lease import ThreadLease
 from aiodurable.runs.plan import Plan, plan_call
@@ -321,8 +319,8 @@ class HeldThread:
         fresh, self._fresh_id = self._fresh_id, None
         return fresh or new_run_id()
 
-    async def _invoke(self, attempt: Attempt, call: Call) -> Any:
-        return await attempt.graph.pregel.ainvoke(
+    def _invoke(self, attempt: Attempt, call: Call) -> Awaitable[Any]:
+        return attempt.graph.pregel.ainvoke(
             attempt.input, self._config_for(attempt, call), **options_of(attempt, call)
         )
 
@@ -330,41 +328,10 @@ class HeldThread:
         addressed = self._configs.addressed(merged(attempt.config, call.config), attempt.run_id)
         return self._configs.within(addressed, self.run_id, attempt)
 
-    @asynccontextmanager
-    async def _closing(self, attempt: Attempt) -> AsyncIterator[Cancelling]:
-        unwatch = self.lease.on_lost(lambda: attempt.control.request_drain("lease lost"))
-        cancelling = Cancelling(
-            attempt.control,
-            run_id=attempt.run_id,
-            thread_id=self.thread_id,
-            abandon=self.abandon,
+    def _closing(self, attempt: Attempt) -> Closing:
+        return Closing(
+            self._services, self.lease, attempt, settle=self.settle, abandon=self.abandon
         )
-        self._services.cancellations.add(attempt.run_id, cancelling.request)
-        leaving = enter(self._services.observers, self.thread_id)
-        try:
-            yield cancelling
-        except BaseException as error:  # every way out is an outcome
-            self._services.cancellations.remove(attempt.run_id, cancelling.request)
-            if cancelling.requested:
-                await cancelling.ended()
-            if cancelling.leave(error):
-                await self.settle(asyncio.CancelledError())
-                raise cancelling.error from error
-            await self.settle(error)
-            raise
-        else:
-            self._services.cancellations.remove(attempt.run_id, cancelling.request)
-            abandoned = cancelling.requested and await cancelling.ended()
-            cancelling.leave(None)
-            if abandoned:
-                raise cancelling.error
-            await self.settle()
-            if attempt.lacking:
-                raise ended_early(self.thread_id, attempt.graph.name, attempt.lacking)
-        finally:
-            unwatch()
-            for leave in leaving:
-                leave()
 
     async def _read(self, stored: StoredResult) -> tuple[Any, tuple[Any, ...]]:
         return await read_result(self._graph, self.checkpoint, self.run_id, stored)
