@@ -13,12 +13,13 @@ from typing import Any, Unpack, overload
 from langgraph.graph import StateGraph
 from langgraph.pregel import Pregel
 
-from aiodurable.durable import Durable, current, no_durable, opened
+from aiodurable.durable import Durable
 from aiodurable.models import WorkflowCheckpoint
 from aiodurable.runs.call_types import ContextT, InputT, OutputT, ResumeOptions, RunOptions
 from aiodurable.runs.durable_run import DurableRun
 from aiodurable.runs.graphs import Graph
 from aiodurable.threads import ThreadFilters
+from aiodurable.which_durable import current, no_durable, opened
 
 __all__ = [
     "current_durable",

@@ -1,21 +1,20 @@
-"""`Durable`, the entry point: opens the services and runs threads. Also the current `Durable`."""
+"""`Durable`, the entry point: opens the services and runs threads."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from contextvars import ContextVar
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import replace
 from typing import Any, Final, Self, overload
-from weakref import WeakKeyDictionary
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.graph import StateGraph
 from langgraph.pregel import Pregel
 
+from aiodurable import which_durable
 from aiodurable.checkpoints import DurableSaver
 from aiodurable.dsn import PasswordFunction, direct_dsn, parse_dsn
 from aiodurable.errors import ClosedError, ConfigurationError
@@ -41,20 +40,7 @@ from aiodurable.runs.wrapped_graph import DurableGraph
 from aiodurable.settings import Settings
 from aiodurable.worker import Worker
 
-__all__ = [
-    "Durable",
-    "current",
-    "no_durable",
-    "opened",
-]
-
-_entered: ContextVar[tuple[Durable, ...]] = ContextVar("aiodurable entered", default=())
-"""The `Durable`s whose `async with` surrounds this task, or surrounded the task that started it;
-the innermost is last.
-"""
-_installed: WeakKeyDictionary[asyncio.AbstractEventLoop, Durable] = WeakKeyDictionary()
-"""The default of each event loop."""
-
+__all__ = ["Durable"]
 
 _OBSERVERS_S: Final = 1.0
 """How long closing waits for observers."""
@@ -160,13 +146,11 @@ class Durable:
 
     async def __aenter__(self) -> Self:
         await self.open()
-        _entered.set((*_entered.get(), self))
+        which_durable.enter(self)
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        # Not ContextVar.reset(): the exit may run in another context than the entry, and in another
-        # order.
-        _entered.set(tuple(durable for durable in _entered.get() if durable is not self))
+        which_durable.leave(self)
         await self.aclose()
 
     async def open(self) -> None:
@@ -218,8 +202,7 @@ class Durable:
         self._refuse_other_loop("close")
         stack, self._stack = self._stack, None
         self._services = None
-        if self.loop is not None and _installed.get(self.loop) is self:
-            del _installed[self.loop]
+        which_durable.uninstall(self)
         if stack is None:
             return
         if self.loop is not None and self.loop.is_closed():
@@ -269,17 +252,12 @@ class Durable:
             ConfigurationError: another one is the default of this event loop.
         """
         self._opened()
-        loop = asyncio.get_running_loop()
-        if self.loop is not loop:
+        if self.loop is not asyncio.get_running_loop():
             raise ClosedError(
                 "cannot install this Durable: it is open in another event loop; open one in each"
                 " loop, and install it there"
             )
-        if _installed.setdefault(loop, self) is not self:
-            raise ConfigurationError(
-                f"cannot install this Durable: that of {_installed[loop].dsn.safe} is already"
-                " installed in this event loop; close it first, or pass durable= to use this one"
-            )
+        which_durable.install(self)
         return self
 
     @property
@@ -492,64 +470,6 @@ class Durable:
         what `run` raises.
         """
         return acquire_lease(self._opened(), thread_id, on_busy=on_busy, timeout=timeout)
-
-
-def current() -> Durable | None:
-    """The innermost `Durable` whose `async with` surrounds this task; else the one that is
-    installed in the event loop.
-
-    Raises:
-        ClosedError: that one is closed, or open in another event loop. No other one may replace it,
-            because it could lead to another database.
-    """
-    loop = asyncio.get_running_loop()
-    entered = _entered.get()
-    here = [durable for durable in entered if durable.loop is loop]
-    found = here[-1] if here else _installed.get(loop)
-    if found is None and entered:
-        raise ClosedError(
-            "cannot use the Durable around this call: it is open in another event loop; open one in"
-            " each loop, or pass `durable=` or `dsn=`"
-        )
-    if found is not None and not found.is_open:
-        raise ClosedError(
-            "cannot use the Durable around this call: it is closed; end the tasks that use it"
-            " before its `async with` ends, or pass `durable=` or `dsn=`"
-        )
-    return found
-
-
-@asynccontextmanager
-async def opened(durable: Durable | None = None, dsn: str | None = None) -> AsyncIterator[Durable]:
-    """The given `Durable`, else one opened on `dsn` for the body and current for nobody, else the
-    current one.
-
-    Raises:
-        ConfigurationError: there is none of the three.
-        ClosedError: see `current`.
-    """
-    if durable is not None:
-        yield durable
-    elif dsn is not None:
-        own = Durable(dsn)
-        try:
-            await own.open()
-            yield own
-        finally:
-            await own.aclose()
-    elif (found := current()) is not None:
-        yield found
-    else:
-        raise no_durable()
-
-
-def no_durable() -> ConfigurationError:
-    """What is raised where there is no `Durable` to work with."""
-    return ConfigurationError(
-        "cannot find a Postgres to work on. There are four ways: open a Durable around this call"
-        " (`async with Durable(dsn)`), install one (`durable.install()`), pass `durable=`, or pass"
-        " `dsn=`"
-    )
 
 
 def _by_name(graphs: Mapping[str, Graph] | None) -> dict[str, Graph]:

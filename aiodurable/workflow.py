@@ -13,7 +13,7 @@ from langgraph.graph import StateGraph
 from langgraph.pregel import Pregel
 from langgraph.types import Command
 
-from aiodurable.durable import Durable, opened
+from aiodurable.durable import Durable
 from aiodurable.errors import ConfigurationError
 from aiodurable.models import WorkflowCheckpoint
 from aiodurable.runs.busy import OnBusy
@@ -29,6 +29,7 @@ from aiodurable.runs.decision import OnUnfinished
 from aiodurable.runs.durable_run import DurableRun
 from aiodurable.runs.graphs import Graph
 from aiodurable.runs.lease import ThreadLease
+from aiodurable.which_durable import opened
 
 __all__ = ["LockableWorkflowMixin", "WorkflowExecutor", "with_workflow_lock"]
 

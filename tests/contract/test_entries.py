@@ -226,7 +226,7 @@ def test_the_decorator_refuses_what_it_cannot_lock() -> None:
 async def test_the_newest_durable_of_the_loop_is_the_current_one(
     dsn: str, durable: Durable
 ) -> None:
-    from aiodurable.durable import current
+    from aiodurable.which_durable import current
 
     assert current() is durable
     async with Durable(dsn) as inner:

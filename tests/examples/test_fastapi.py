@@ -21,7 +21,7 @@ from langgraph.graph import START, StateGraph
 from langgraph.types import Interrupt, interrupt
 
 from aiodurable.current import get_checkpoint_status
-from aiodurable.durable import Durable, current
+from aiodurable.durable import Durable
 from aiodurable.errors import (
     AiodurableError,
     AlreadyAnsweredError,
@@ -44,6 +44,7 @@ from aiodurable.errors import (
 from aiodurable.integrations.fastapi import add_exception_handlers
 from aiodurable.integrations.fastapi.leased import run_of_key
 from aiodurable.models import LockHolder, ThreadStatus
+from aiodurable.which_durable import current
 from tests.support.example_programs import REPOSITORY
 from tests.support.waiting import wait_until, within
 

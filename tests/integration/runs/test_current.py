@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from aiodurable.current import durable_run, get_checkpoint_status, needs_resume
-from aiodurable.durable import Durable, current
+from aiodurable.durable import Durable
 from aiodurable.errors import ClosedError, ConfigurationError
 from aiodurable.models import ThreadStatus
 from aiodurable.settings import Settings
+from aiodurable.which_durable import current
 from aiodurable.workflow import WorkflowExecutor, with_workflow_lock
 from tests.support.graphs import INPUT, Gate, four_nodes
 from tests.support.waiting import within
