@@ -214,7 +214,7 @@ async def bump(database: PsycopgPool, thread_id: str, *, timeout_s: float = 30.0
 
 async def bump_free(
     direct: DirectPool, thread_ids: Sequence[str]
-) -> dict[str, tuple[Standing, bool]]:
+) -> dict[str, tuple[Standing, bool, bool]]:
     """Raise the tokens of the threads whose fences nobody has locked, in one statement.
 
     Args:
@@ -223,7 +223,7 @@ async def bump_free(
         thread_ids: the threads, each once.
 
     Returns:
-        The fences' new contents, and whether the thread is new; see `Raised.first`.
+        The fences' new contents, and what is known of the threads: `first` and `waits` of `Raised`.
     """
     try:
         rows = await direct.fetch(
@@ -236,7 +236,8 @@ async def bump_free(
             raise
         return {}  # another transaction has inserted the same fence and has not committed
     return {
-        row["thread_id"]: (Standing(row["token"], row["lease_id"]), row["first"]) for row in rows
+        row["thread_id"]: (Standing(row["token"], row["lease_id"]), row["first"], row["waits"])
+        for row in rows
     }
 
 

@@ -21,10 +21,12 @@ class Raised(NamedTuple):
     Attributes:
         fence: the fence of the new lease.
         first: whether the thread is new: it had no lease, no checkpoint and no run.
+        waits: whether it had none of them but one run, which waits in a queue.
     """
 
     fence: Fence
-    first: bool
+    first: bool = False
+    waits: bool = False
 
 
 class TokenBatcher:
@@ -49,9 +51,9 @@ class TokenBatcher:
         """
         raised = await self._free(thread_id)
         if raised is None:
-            return Raised(Fence(thread_id, *await self._raise_patiently(thread_id)), first=False)
-        (token, lease_id), first = raised
-        return Raised(Fence(thread_id, token, lease_id), first)
+            return Raised(Fence(thread_id, *await self._raise_patiently(thread_id)))
+        (token, lease_id), first, waits = raised
+        return Raised(Fence(thread_id, token, lease_id), first, waits)
 
     async def ended(self, thread_id: str) -> None:
         """Wait until no statement is in flight that may raise the thread's token.
@@ -65,7 +67,9 @@ class TokenBatcher:
         """Reject all further calls. Idempotent."""
         await self._free.aclose()
 
-    async def _raise_free(self, thread_ids: Sequence[str]) -> dict[str, tuple[Standing, bool]]:
+    async def _raise_free(
+        self, thread_ids: Sequence[str]
+    ) -> dict[str, tuple[Standing, bool, bool]]:
         with self._noted(thread_ids):
             return await bump_free(self._direct, thread_ids)
 

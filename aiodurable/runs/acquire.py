@@ -86,8 +86,8 @@ async def acquire_lease(
     run_id = run_id or str(uuid6())
     lock = await _lock_when_free(services, thread_id, run_id, on_busy, timeout)
     try:
-        fence, first = await services.checkpoints.bumps(thread_id)
-        lease = ThreadLease(services, lock, fence, first=first)
+        fence, first, waits = await services.checkpoints.bumps(thread_id)
+        lease = ThreadLease(services, lock, fence, first=first, waits=waits)
     except BaseException:  # a cancellation too: nobody else releases this lock
         await run_to_completion(_abandon(services, lock))
         raise

@@ -41,11 +41,18 @@ class ThreadLease:
         thread_id: the thread.
         fence: what every checkpoint write of the run shows.
         first: nothing was known of the thread when its token was raised.
+        waits: nothing but one run, which waits in a queue.
         session: of the newest attempt; before the first one, the lease's own.
     """
 
     def __init__(
-        self, services: Services, lock: Lease, fence: Fence, *, first: bool = False
+        self,
+        services: Services,
+        lock: Lease,
+        fence: Fence,
+        *,
+        first: bool = False,
+        waits: bool = False,
     ) -> None:
         self.thread_id = fence.thread_id
         self.fence = fence
@@ -57,6 +64,7 @@ class ThreadLease:
         self._releasing = False
         self._sessions = services.checkpoints.sessions
         self.first = first
+        self.waits = waits
         self.session = WriteSession(fence)
         self._sessions.hold(self.session)
         fence.on_revoked(self._lose)

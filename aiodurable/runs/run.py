@@ -50,11 +50,12 @@ async def run(
         async with acquire_lease(
             services, thread_id, on_busy=on_busy, timeout=timeout, run_id=run_id or fresh_id
         ) as lease:
-            found = (
-                WorkflowCheckpoint(lease.thread_id, ThreadStatus.NEW)
-                if lease.first  # a first token proves that it never ran
-                else await status_under(services, lease)
-            )
+            if lease.first:  # a first token proves that it never ran
+                found = WorkflowCheckpoint(lease.thread_id, ThreadStatus.NEW)
+            elif lease.waits and claim is not None:  # nothing but the run that is to begin
+                found = WorkflowCheckpoint(lease.thread_id, ThreadStatus.QUEUED)
+            else:
+                found = await status_under(services, lease)
             durable_run: DurableRun[Any, Any, Any] = DurableRun(
                 *(services, graph, lease, found),
                 run_id=run_id,

@@ -501,7 +501,8 @@ WHERE b.thread_id = ANY (:thread_ids::text[])
 -- waited for; only where two make the same row at once the second has to wait, for at most a
 -- second. Of a row that is made here there was no lease before, so no write can be in flight that
 -- this snapshot misses: what it does not see is not there (checkpoints_pkey,
--- aiodurable_runs_thread_order_idx). A row that has its id already is left as it is: the answer to
+-- aiodurable_runs_thread_order_idx). waits: all that is there is one run, which waits in a queue.
+-- A row that has its id already is left as it is: the answer to
 -- the statement was lost, and it runs again. It waits for the disk whatever the database's default
 -- is: a token that a crash undoes is given out twice.
 WITH free AS MATERIALIZED (
@@ -531,15 +532,21 @@ WITH free AS MATERIALIZED (
     ON CONFLICT (thread_id) DO NOTHING
     RETURNING thread_id, token, lease_id
 )
-SELECT thread_id, token, lease_id, false AS first FROM raised
+SELECT thread_id, token, lease_id, false AS first, false AS waits FROM raised
 UNION ALL
-SELECT thread_id, token, lease_id, false FROM free WHERE raised
+SELECT thread_id, token, lease_id, false, false FROM free WHERE raised
 UNION ALL
 SELECT m.thread_id, m.token, m.lease_id,
-       NOT EXISTS (SELECT 1 FROM checkpoints c WHERE c.thread_id = m.thread_id
-                   AND c.checkpoint_ns = '')
-       AND NOT EXISTS (SELECT 1 FROM aiodurable_runs r WHERE r.thread_id = m.thread_id)
+       c.none AND n.runs = 0, c.none AND n.runs = 1 AND n.queued
 FROM made m
+CROSS JOIN LATERAL (
+    SELECT NOT EXISTS (SELECT 1 FROM checkpoints k WHERE k.thread_id = m.thread_id
+                       AND k.checkpoint_ns = '') AS none
+) c
+CROSS JOIN LATERAL (
+    SELECT pg_catalog.count(*) AS runs, pg_catalog.bool_and(r.status = 'queued') AS queued
+    FROM (SELECT k.status FROM aiodurable_runs k WHERE k.thread_id = m.thread_id LIMIT 2) r
+) n
 
 -- name: latest
 -- params: thread_ids, namespaces

@@ -188,7 +188,7 @@ async def test_a_raise_that_a_late_backend_repeats_changes_nothing(
     """The statement of a bump, as it was sent, once more behind its lease."""
     fence = await pool.new_fence("t")
     again = await db.fetch(load("checkpoints")["raise_tokens_skip_locked"], ["t"], [fence.lease_id])
-    assert [tuple(row) for row in again] == [("t", fence.token, fence.lease_id, False)]
+    assert [tuple(row) for row in again] == [("t", fence.token, fence.lease_id, False, False)]
     assert await pool.standing("t") == fence.standing
 
 

@@ -6,13 +6,16 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.errors import GraphDrained
 from langgraph.types import Command
 
 from aiodurable.durable import Durable
 from aiodurable.errors import InvalidArgumentError, RunInProgressError
 from aiodurable.models import RunStatus, ThreadStatus
+from aiodurable.runs.run import run as run_here
 from aiodurable.settings import Settings
+from aiodurable.worker.claims import Claims
 from tests.support.internals import services_of
 from tests.support.scenario_graphs import BREAKS, asks, chain, ok
 
@@ -126,3 +129,60 @@ async def test_a_run_of_a_queue_that_is_drained_where_it_was_called_goes_back_th
             await run.ainvoke()
     async with durable.work():
         assert await durable.runs.wait(created.run_id, timeout=10) == {"xs": ["in", "a", "b"]}
+
+
+async def test_a_claimed_run_of_a_new_thread_asks_for_no_status(durable: Durable) -> None:
+    services = services_of(durable)
+    created = await durable.runs.create("t", "chain", INPUT)
+    claims = Claims(services, ["default"])
+    (claimed,) = await claims.claim(1)
+    direct, graph = services.checkpoints.direct, services.graphs.bind("chain")
+    sent = direct.sent
+    async with run_here(services, "t", graph, run_id=claimed.run_id, claim=claims.worker) as run:
+        assert run.status is ThreadStatus.QUEUED
+        assert await run.ainvoke() == {"xs": ["in", "a", "b"]}
+    assert direct.sent - sent == 3  # the token, what was accepted, the row
+    assert (await durable.runs.get(created.run_id)).status is RunStatus.COMPLETE
+
+
+@pytest.mark.parametrize("beside", ["nothing", "another", "a lease", "a checkpoint"])
+async def test_the_status_of_a_thread_with_more_than_one_waiting_run_is_read(
+    dsn: str, durable: Durable, beside: str
+) -> None:
+    await durable.runs.create("t", "chain", INPUT)
+    if beside == "another":
+        await durable.runs.create("t", "chain", INPUT)
+    elif beside == "a lease":
+        async with durable.hold("t"):
+            pass
+    elif beside == "a checkpoint":
+        async with AsyncPostgresSaver.from_conn_string(dsn) as stock:
+            await (
+                GRAPHS["chain"].compile(stock).ainvoke(INPUT, {"configurable": {"thread_id": "t"}})
+            )
+    async with durable.hold("t") as lease:
+        assert (lease.first, lease.waits) == (False, beside == "nothing")
+
+
+async def test_a_thread_whose_only_run_waits_no_more_is_read(durable: Durable) -> None:
+    created = await durable.runs.create("t", "chain", INPUT)
+    await durable.runs.cancel(created.run_id)
+    async with durable.hold("t") as lease:
+        assert (lease.first, lease.waits) == (False, False)
+
+
+async def test_a_claimed_run_goes_on_from_what_was_written_after_its_lease_was_taken(
+    dsn: str, durable: Durable
+) -> None:
+    services = services_of(durable)
+    await durable.runs.create("t", "chain", INPUT)
+    claims = Claims(services, ["default"])
+    (claimed,) = await claims.claim(1)
+    async with run_here(
+        services, "t", services.graphs.bind("chain"), run_id=claimed.run_id, claim=claims.worker
+    ) as run:
+        async with AsyncPostgresSaver.from_conn_string(dsn) as stock:
+            await (
+                GRAPHS["chain"].compile(stock).ainvoke(INPUT, {"configurable": {"thread_id": "t"}})
+            )
+        assert await run.ainvoke() == {"xs": ["in", "a", "b", "in", "a", "b"]}
