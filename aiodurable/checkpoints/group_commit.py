@@ -26,7 +26,13 @@ from aiodurable.errors import (
 )
 from aiodurable.events import BatchCommitted, Observer, WriteRefused, emit
 from aiodurable.postgres.direct import DirectConnection
-from aiodurable.postgres.errors import is_disconnect, to_out_of_resources, to_refused
+from aiodurable.postgres.errors import (
+    is_disconnect,
+    is_rule,
+    shown_cause,
+    to_out_of_resources,
+    to_refused,
+)
 from aiodurable.postgres.retry import GROUP_COMMIT
 from aiodurable.postgres.sql import load
 from aiodurable.postgres.text_columns import as_texts
@@ -194,7 +200,7 @@ class GroupCommitter:
                 ):
                     failures += 1
                     self.failures += 1
-                    _expire(group, error, failed)
+                    _expire(group, error, shown_cause(failed))
                     groups.appendleft(group)
                     await GROUP_COMMIT.pause(failures)
                 elif not again and getattr(error, "sqlstate", None) == _UNIQUE_VIOLATION:
@@ -261,7 +267,7 @@ def _passes(error: Exception) -> bool:
 
 
 def _expire(
-    group: Sequence[Write], error: Exception | None, cause: Exception | None = None
+    group: Sequence[Write], error: Exception | None, cause: BaseException | None = None
 ) -> None:
     now = time.monotonic()
     for write in group:
@@ -277,7 +283,9 @@ def _closed(write: Write) -> ClosedError:
     )
 
 
-def _given_up(write: Write, error: Exception | None, cause: Exception | None) -> AiodurableError:
+def _given_up(
+    write: Write, error: Exception | None, cause: BaseException | None
+) -> AiodurableError:
     match error:
         case None:
             why = "another transaction locked its fence"
@@ -307,7 +315,7 @@ def _refused(write: Write, error: Exception) -> AiodurableError:
     state.
     """
     state = getattr(error, "sqlstate", None)
-    if state is not None and not state.startswith(_UNSTORABLE):
+    if is_rule(error) or (state is not None and not state.startswith(_UNSTORABLE)):
         refused = to_refused(
             error, f"cannot commit a checkpoint of thread {write.fence.thread_id!r}"
         )

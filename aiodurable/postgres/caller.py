@@ -23,6 +23,7 @@ from aiodurable.postgres.errors import (
     is_disconnect,
     is_rule,
     is_transient,
+    shown_cause,
     to_denied,
     to_refused,
     to_unavailable,
@@ -72,7 +73,8 @@ async def transaction_of(connection: Any, dsn: Dsn) -> AsyncGenerator[Fetch]:
                     yield fetch
     except DRIVER_FAILURES as error:
         refused = _refused(error, dsn, dead=_is_closed(raw))
-        raise refused from None if isinstance(refused, StatementRefusedError) else error
+        cause = None if isinstance(refused, StatementRefusedError) else shown_cause(error)
+        raise refused from cause
 
 
 def _refused(error: BaseException, dsn: Dsn, *, dead: bool) -> AiodurableError:

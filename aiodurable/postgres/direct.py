@@ -23,6 +23,7 @@ from aiodurable.postgres.connect import connect_direct
 from aiodurable.postgres.errors import (
     DRIVER_FAILURES,
     is_disconnect,
+    shown_cause,
     to_denied,
     to_refused,
     to_unavailable,
@@ -310,14 +311,14 @@ class DirectPool:
                     # Somebody has to clear a full disk; locks, memory and connections become free
                     # by themselves.
                     if not isinstance(denied, OutOfResourcesError) or denied.resource == "disk":
-                        raise denied from error
+                        raise denied from shown_cause(error)
                 if not (sent or isinstance(error, PostgresUnavailableError)):
                     sent = True  # the wait for an answer does not count
                     deadline = time.monotonic() + self._timeout_s
                 if time.monotonic() > deadline:
                     if isinstance(error, PostgresUnavailableError):
                         raise
-                    raise to_unavailable(error, self._dsn) from error
+                    raise to_unavailable(error, self._dsn) from shown_cause(error)
             await STATEMENT.pause(failures)
             failures += 1
 

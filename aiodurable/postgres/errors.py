@@ -32,6 +32,7 @@ __all__ = [
     "is_refusal",
     "is_rule",
     "is_transient",
+    "shown_cause",
     "to_denied",
     "to_out_of_resources",
     "to_refused",
@@ -118,10 +119,21 @@ def is_conflict(error: BaseException) -> bool:
 
 def is_rule(error: BaseException) -> bool:
     """Whether a constraint or a trigger of the operator's own refused a statement, which breaks
-    none of ours.
+    none of ours. A function may raise any SQLSTATE.
     """
     state: str | None = getattr(error, "sqlstate", None)
-    return state is not None and state.startswith(("09", "23", "27", "44", "P0"))
+    if state is None:
+        return False
+    raised = _raised_in(error) is not None and not is_transient(error)
+    return raised or state.startswith(("09", "23", "27", "44", "P0"))
+
+
+def shown_cause(error: BaseException) -> BaseException | None:
+    """The driver's error as the cause of ours, which a traceback shows. None: its text may quote
+    the row, as a function raised it, or its context has the parameters of the statement
+    (`log_parameter_max_length_on_error`).
+    """
+    return None if _context(error) else error
 
 
 def is_refusal(error: BaseException | None) -> bool:
@@ -138,20 +150,22 @@ def is_refusal(error: BaseException | None) -> bool:
 
 def is_out_of_connections(error: BaseException) -> bool:
     """Whether the server is there but has no connection left."""
+    state: str | None = getattr(error, "sqlstate", None)
+    if state is not None:  # the text may be that of a trigger's function
+        return state == "53300"
     text = str(error)  # psycopg gives no SQLSTATE for what fails before there is a connection
-    return (
-        getattr(error, "sqlstate", None) == "53300"
-        or "too many c" in text
-        or "connection slots" in text
-    )
+    return "too many c" in text or "connection slots" in text
 
 
 def to_denied(error: BaseException, dsn: Dsn) -> AiodurableError | None:
     """The error that says what a live server refused: a missing right, a read-only database, an
     unknown character, or a resource that ran out. None: none of these.
 
-    Either driver's text names what it is about (a table, a kind of statement), never a value.
+    Either driver's text names what it is about (a table, a kind of statement), never a value,
+    unless a function raised it: then it is none of these.
     """
+    if is_rule(error):
+        return None
     match getattr(error, "sqlstate", None):
         case "42501":
             return ConfigurationError(
@@ -189,7 +203,7 @@ def to_refused(error: BaseException, what: str) -> StatementRefusedError:
     state: str | None = getattr(error, "sqlstate", None)
     constraint: str | None = getattr(said, "constraint_name", None)
     table: str | None = getattr(said, "table_name", None)
-    function = _raised_in(getattr(said, "context", None))
+    function = _raised_in(error)
     kind = f"{type(error).__name__}{'' if state is None else f', SQLSTATE {state}'}"
     if constraint:
         by = f"constraint {constraint!r}" + (f" of table {table!r}" if table else "")
@@ -215,12 +229,17 @@ def to_refused(error: BaseException, what: str) -> StatementRefusedError:
     )
 
 
-def _raised_in(context: str | None) -> str | None:
+def _context(error: BaseException) -> str:
+    said = getattr(error, "diag", error)  # psycopg's and asyncpg's names are the same there
+    return getattr(said, "context", None) or ""
+
+
+def _raised_in(error: BaseException) -> str | None:
     """The PL/pgSQL function that an error's context names, the innermost first. Other lines of it
     quote statements.
     """
     found = re.search(
-        r'^[^"\n(]*PL/pgSQL[^"\n(]*?([\w.$]+\([^"\n)]*\))', context or "", re.MULTILINE
+        r'^[^"\n(]*PL/pgSQL[^"\n(]*?([\w.$]+\([^"\n)]*\))', _context(error), re.MULTILINE
     )
     return None if found is None else found[1]
 
@@ -334,4 +353,4 @@ def translate(dsn: Dsn) -> Iterator[None]:
     try:
         yield
     except DRIVER_FAILURES as error:
-        raise to_unavailable(error, dsn) from error
+        raise to_unavailable(error, dsn) from shown_cause(error)

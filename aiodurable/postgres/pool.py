@@ -19,6 +19,7 @@ from aiodurable.postgres.circuit_breaker import CircuitBreaker
 from aiodurable.postgres.connect import application_name
 from aiodurable.postgres.errors import (
     is_disconnect,
+    shown_cause,
     to_denied,
     to_refused,
     to_unavailable,
@@ -192,7 +193,7 @@ class PsycopgPool:
             if (denied := to_denied(error, self.dsn)) is None:
                 what = f"cannot run a statement at {self.dsn.safe}"
                 raise to_refused(error, what) from None
-            raise denied from error
+            raise denied from shown_cause(error)
 
     @asynccontextmanager
     async def _connection(self, *, urgent: bool) -> AsyncIterator[AsyncConnection[DictRow]]:
@@ -210,7 +211,7 @@ class PsycopgPool:
                 if not isinstance(error, PoolTimeout) and not is_disconnect(error):
                     raise
                 why = (self._away or error) if isinstance(error, PoolTimeout) else error
-                raise to_unavailable(why, self.dsn) from why
+                raise to_unavailable(why, self.dsn) from shown_cause(why)
 
     def _wait_s(self) -> float:
         """While Postgres is known to be away each call waits only briefly, so that calls in a row

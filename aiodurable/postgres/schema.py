@@ -29,7 +29,13 @@ from aiodurable.dsn import Dsn
 from aiodurable.errors import ConfigurationError, PostgresUnavailableError, SchemaMismatchError
 from aiodurable.lock_keys import MIGRATION_KEY
 from aiodurable.postgres.connect import application_name
-from aiodurable.postgres.errors import is_disconnect, to_denied, to_refused, to_unavailable
+from aiodurable.postgres.errors import (
+    is_disconnect,
+    shown_cause,
+    to_denied,
+    to_refused,
+    to_unavailable,
+)
 from aiodurable.postgres.ownership import RELATIONS, TOKENS, checked, made_by, refuse_other_path
 from aiodurable.postgres.password import password_option
 from aiodurable.postgres.retry import MIGRATION_LOCK, SETUP_RACE
@@ -124,7 +130,7 @@ async def migrate(dsn: Dsn, *, timeout_s: float = 60.0) -> int:
         except psycopg.Error as error:
             if not is_disconnect(error) and to_denied(error, dsn) is None:
                 raise to_refused(error, f"cannot migrate {dsn.safe}") from None
-            raise to_unavailable(error, dsn) from error
+            raise to_unavailable(error, dsn) from shown_cause(error)
 
 
 async def check(dsn: Dsn) -> None:
@@ -139,7 +145,7 @@ async def check(dsn: Dsn) -> None:
         try:
             ours, langgraph = await _versions(connection, dsn)
         except psycopg.Error as error:
-            raise to_unavailable(error, dsn) from error
+            raise to_unavailable(error, dsn) from shown_cause(error)
     _refuse_newer(ours)
     if ours != VERSION or langgraph < _LANGGRAPH:
         raise SchemaMismatchError(

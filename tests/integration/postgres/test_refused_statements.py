@@ -13,11 +13,18 @@ import psycopg
 import pytest
 from langgraph.checkpoint.base import empty_checkpoint
 
-from aiodurable import AiodurableError, AsyncCheckpointerPool, Durable, StatementRefusedError
+from aiodurable import (
+    AiodurableError,
+    AsyncCheckpointerPool,
+    ConfigurationError,
+    Durable,
+    StatementRefusedError,
+)
 from aiodurable.dsn import parse_dsn
 from aiodurable.postgres import schema
 from aiodurable.postgres.direct import DirectPool
 from tests.support.graphs import four_nodes
+from tests.support.internals import committer_of, services_of
 
 SECRET = "hunter2-very-secret"
 SECRET_INPUT: dict[str, Any] = {"words": [SECRET]}
@@ -66,15 +73,33 @@ async def delete(dsn: str) -> None:
         await durable.threads.delete("t")
 
 
-async def refused(act: Act, dsn: str) -> StatementRefusedError:
+async def failed(act: Act, dsn: str) -> AiodurableError:
     """The error of an act, which must show neither a value nor the driver's text."""
     with pytest.raises(AiodurableError) as caught:
         await act(dsn)
     shown = "".join(traceback.format_exception(caught.value))
     assert SECRET not in shown.replace(dsn, "")
     assert "DETAIL" not in shown
-    assert isinstance(caught.value, StatementRefusedError), shown
     return caught.value
+
+
+async def refused(act: Act, dsn: str) -> StatementRefusedError:
+    error = await failed(act, dsn)
+    assert isinstance(error, StatementRefusedError), repr(error)
+    return error
+
+
+async def let_a_trigger_raise(dsn: str, table: str, state: str) -> None:
+    """Let inserts fail with this SQLSTATE and a text that quotes the row."""
+    value = "input" if table == "aiodurable_runs" else "blob"
+    await execute(
+        dsn,
+        "CREATE FUNCTION forbid() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        f" RAISE EXCEPTION 'too many credits: %', encode(NEW.{value}, 'escape')"
+        f" USING ERRCODE = '{state}', DETAIL = 'DETAIL'; END $$",
+        f"CREATE TRIGGER forbidding BEFORE INSERT ON {table} FOR EACH ROW"
+        " EXECUTE FUNCTION forbid()",
+    )
 
 
 async def execute(dsn: str, *statements: str) -> None:
@@ -135,6 +160,64 @@ async def test_the_function_of_a_trigger_that_refuses_is_named(
     error = await refused(act, dsn)
     assert (error.sqlstate, error.function) == ("P0001", "forbid()")
     assert "forbid()" in str(error)
+
+
+@pytest.mark.parametrize("state", ["P0001", "42501", "22P02", "22P05", "54000", "0A000"])
+@pytest.mark.parametrize(
+    ("act", "table"),
+    [
+        (run, "aiodurable_runs"),
+        (run, "checkpoint_writes"),
+        (accept_on_asyncpg, "aiodurable_runs"),
+        (accept_on_psycopg, "aiodurable_runs"),
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+async def test_a_trigger_is_named_whatever_state_it_raises(
+    act: Act, table: str, state: str, dsn: str
+) -> None:
+    await let_a_trigger_raise(dsn, table, state)
+    error = await refused(act, dsn)
+    assert (error.sqlstate, error.function) == (state, "forbid()")
+
+
+@pytest.mark.parametrize("state", ["53100", "57014", "40001"])
+@pytest.mark.parametrize("act", [run, accept_on_asyncpg, accept_on_psycopg])
+async def test_what_a_trigger_says_of_what_may_pass_is_not_shown(
+    act: Act, state: str, dsn: str
+) -> None:
+    await let_a_trigger_raise(dsn, "aiodurable_runs", state)
+    await failed(act, dsn)
+
+
+@pytest.mark.parametrize("table", ["checkpoint_writes", "checkpoint_blobs"])
+async def test_a_commit_that_is_given_up_does_not_show_what_a_trigger_said(
+    table: str, dsn: str
+) -> None:
+    await let_a_trigger_raise(dsn, table, "57014")
+    async with Durable(dsn) as durable:
+        committer_of(services_of(durable).checkpoints.get_checkpointer()).retry_for_s = 0.1
+
+        async def write(_: str) -> None:
+            async with durable.run("t", four_nodes()) as run:
+                await run.ainvoke(SECRET_INPUT)
+
+        await failed(write, dsn)
+
+
+async def test_the_parameters_that_a_server_adds_to_its_errors_are_not_shown(dsn: str) -> None:
+    await execute(
+        dsn,
+        "ALTER ROLE CURRENT_USER SET log_parameter_max_length_on_error = -1",
+        "CREATE TABLE of_others ()",
+    )
+    async with AsyncCheckpointerPool(dsn) as pool:
+        with pytest.raises(ConfigurationError) as caught:
+            async with pool.database.connection() as connection:
+                await connection.execute("CREATE ROLE nobody_at_all")
+                await connection.execute("SET ROLE nobody_at_all")
+                await connection.execute("SELECT %s::text FROM of_others", [SECRET])
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
 
 
 async def test_a_unique_index_of_the_operators_own_is_named(dsn: str) -> None:
