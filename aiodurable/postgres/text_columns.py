@@ -39,7 +39,7 @@ def as_texts(statement: str, parameters: Sequence[Any]) -> tuple[str, Sequence[A
             text = _BETWEEN.join(column)
         except TypeError:
             nulls = column.count(None)
-            text = _BETWEEN.join([_NULL if one is None else str(one) for one in column])
+            text = _BETWEEN.join([_text(one) for one in column])
         if (
             len(text) > _MOST
             or text.count(_BETWEEN) != len(column) - 1
@@ -49,6 +49,12 @@ def as_texts(statement: str, parameters: Sequence[Any]) -> tuple[str, Sequence[A
         # One more at the front, which is cut off again: nothing at all would be no element.
         given[at] = _BETWEEN + text
     return joining, given
+
+
+def _text(one: Any) -> str:
+    if one is None:
+        return _NULL
+    return one if isinstance(one, str) else str(one)  # str() of a member of an Enum is its name
 
 
 @cache

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import Enum
 
 import asyncpg
 import pytest
 
 from aiodurable.dsn import parse_dsn
 from aiodurable.postgres.text_columns import as_texts, over_texts
+
+
+class Name(str, Enum):  # noqa: UP042  # not a StrEnum, whose str() is its value
+    REPORT = "report"
+
 
 STATEMENT = "SELECT a, b, c FROM unnest($1::text[], $2::bigint[], $3::jsonb[]) AS r (a, b, c)"
 
@@ -25,6 +31,8 @@ STATEMENT = "SELECT a, b, c FROM unnest($1::text[], $2::bigint[], $3::jsonb[]) A
         ["NULL", '"', "{a,b}", "\\", "a\nb\tc"],
         ["ü", "🐙", "a" * 5000],
         ("a", "b"),
+        [Name.REPORT, "b"],
+        [Name.REPORT, None],
     ],
 )
 async def test_joined_texts_arrive_as_they_were(dsn: str, texts: Sequence[str | None]) -> None:
