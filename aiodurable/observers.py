@@ -126,12 +126,13 @@ class ObserverThread:
 
 def of_a_durable(observers: Sequence[Observer]) -> tuple[Observer, ...]:
     """The observers of one `Durable`, prepared. One that knows runs by their threads has a method
-    `for_a_durable`, which gives each `Durable` an observer of its own.
+    `for_a_durable`, which gives each `Durable` an observer of its own. Its class has it: a wrapper
+    that leaves its other attributes to the observer in it stays around that.
     """
     own: list[Observer] = []
     for observer in observers:
-        for_a_durable = getattr(observer, "for_a_durable", None)
-        own.append(observer if for_a_durable is None else for_a_durable())
+        for_a_durable = getattr(type(observer), "for_a_durable", None)
+        own.append(observer if for_a_durable is None else for_a_durable(observer))
     return prepared(own)
 
 

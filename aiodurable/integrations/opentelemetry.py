@@ -17,6 +17,7 @@ The thread's id is in spans (`gen_ai.conversation.id`), never in a metric.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection
@@ -112,8 +113,8 @@ class OpenTelemetryObserver:
         batches: bool = True,
         detailed_per_s: float = 10.0,
     ) -> None:
-        self._another = partial(
-            OpenTelemetryObserver,
+        self._reset = partial(
+            OpenTelemetryObserver.__init__,
             tracer_provider=tracer_provider,
             meter_provider=meter_provider,
             graphs=graphs,
@@ -150,10 +151,12 @@ class OpenTelemetryObserver:
         """This observer for the first `Durable` that asks, and for each other one a new one: runs
         are known by their threads, and two databases may have the same ones.
         """
-        if self._taken:
-            return self._another()
-        self._taken = True
-        return self
+        if not self._taken:
+            self._taken = True
+            return self
+        another = copy.copy(self)  # of a subclass, too, whatever its constructor takes
+        self._reset(another)
+        return another
 
     def traceparent(
         self, graph: str | None, thread_id: str | None = None, run_id: str | None = None

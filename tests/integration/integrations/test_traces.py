@@ -131,6 +131,54 @@ async def test_one_observer_of_two_databases_keeps_their_runs_apart(
         assert invoked.attributes["aiodurable.status"] == "complete"
 
 
+class Named(OpenTelemetryObserver):
+    """Counts attempts by the name that it was made with."""
+
+    def __init__(self, traced: Traced, name: str, counts: dict[str, int]) -> None:
+        super().__init__(tracer_provider=traced.provider)
+        self.name, self.counts = name, counts
+
+    def __call__(self, event: Any) -> None:
+        super().__call__(event)
+        if isinstance(event, AttemptEnded):
+            self.counts[self.name] = self.counts.get(self.name, 0) + 1
+
+
+class Wrapper:
+    """Counts attempts; all else is the observer's in it."""
+
+    def __init__(self, inner: OpenTelemetryObserver) -> None:
+        self.inner, self.attempts = inner, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def __call__(self, event: Any) -> None:
+        self.attempts += isinstance(event, AttemptEnded)
+        self.inner(event)
+
+
+async def test_each_durable_gets_a_subclass_s_observer_as_it_was_made(dsn: str) -> None:
+    traced, counts = Traced(), dict[str, int]()
+    observer = Named(traced, "ours", counts)
+    for number in range(3):
+        async with Durable(dsn, observers=[observer]) as durable:
+            async with durable.run(f"t{number}", graph(lambda _: {"done": True})) as run:
+                await run.ainvoke({"a": 1})
+    assert counts == {"ours": 3}
+    assert len(traced.spans("attempt 1")) == 3
+
+
+async def test_a_wrapper_around_the_observer_gets_its_events(dsn: str) -> None:
+    traced = Traced()
+    wrapper = Wrapper(traced.observer)
+    async with Durable(dsn, observers=[wrapper]) as durable:
+        async with durable.run("t", graph(lambda _: {"done": True})) as run:
+            await run.ainvoke({"a": 1})
+    assert wrapper.attempts == 1
+    assert len(traced.spans("attempt 1")) == 1
+
+
 async def test_attempts_are_linked_to_where_the_run_was_accepted_and_share_its_trace(
     dsn: str,
 ) -> None:
