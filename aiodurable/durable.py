@@ -469,7 +469,9 @@ class Durable:
         """Hold the lease of a thread without running it, so that no run of it can start. Raises
         what `run` raises.
         """
-        return acquire_lease(self._opened(), thread_id, on_busy=on_busy, timeout=timeout)
+        return acquire_lease(
+            self._opened(), thread_id, on_busy=on_busy, timeout=timeout, on_disk=True
+        )
 
 
 def _by_name(graphs: Mapping[str, Graph] | None) -> dict[str, Graph]:

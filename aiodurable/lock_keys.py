@@ -1,12 +1,14 @@
-"""Keys of advisory locks: 64 bits, computed here, so that every host and version agrees on them."""
+"""Keys of advisory locks: 64 bits, computed here, so that every host and version agrees on them.
+And ids of leases."""
 
 from __future__ import annotations
 
+import secrets
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Final
 
-__all__ = ["MIGRATION_KEY", "is_thread_key", "lock_key", "own_lock_key"]
+__all__ = ["MIGRATION_KEY", "is_thread_key", "lock_key", "new_lease_id", "own_lock_key"]
 
 
 @lru_cache(maxsize=4096)
@@ -30,6 +32,11 @@ def own_lock_key(name: str, namespace: str) -> int:
 def is_thread_key(key: int) -> bool:
     """Whether `key` is the lock of a thread."""
     return key & 1 == 0
+
+
+def new_lease_id() -> int:
+    """Draw a lease id. Unlike a seeded generator, `secrets` never repeats it in another process."""
+    return secrets.randbits(62) + 1  # 0 means that no lease has raised the row yet
 
 
 def _digest(name: str, namespace: str) -> int:

@@ -3,14 +3,19 @@
 The row holds a token, which grows with every lease, and the newest lease's id, a random number. A
 crash, a failover or a removal of the row can make a token repeat; the id never repeats, so an
 earlier holder with the same token still cannot write.
+
+A token is raised in the statement that takes the thread's lock, whose commit does not wait for the
+disk. Postgres writes its log in order, so the first commit under the lease that does wait takes the
+token along. Until then a crash may undo it, and give the next lease the
+same one. Both did not write: the first has committed nothing, or its token would be there, and what
+it sends later finds another lease id.
 """
 
 from __future__ import annotations
 
 import copy
-import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -20,13 +25,14 @@ from aiodurable.errors import (
     LockTimeoutError,
     StatementRefusedError,
 )
+from aiodurable.lock_keys import new_lease_id
 from aiodurable.postgres.direct import DirectPool
 from aiodurable.postgres.errors import is_conflict
 from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.retry import LOCKED_ROW
 from aiodurable.postgres.sql import load
 
-__all__ = ["Fence", "Revocation", "Standing", "bump", "bump_free", "new_lease_id", "read_standing"]
+__all__ = ["Fence", "Revocation", "Standing", "bump", "read_standing", "wait_for_disk"]
 
 _SQL = load("checkpoints")
 
@@ -150,8 +156,8 @@ class Fence:
         elif found.token < self.token:  # tokens only grow
             error = HistoryLostError(
                 f"{cannot}the database is back at token {found.token}, so it has lost commits (a"
-                " failover or a restored backup). Nothing was written; run the thread again, it"
-                " goes on from the last checkpoint that exists",
+                " crash as the lease began, a failover or a restored backup). Nothing was written;"
+                " run the thread again, it goes on from the last checkpoint that exists",
                 thread_id=self.thread_id,
             )
         elif found.lease_id < 0:
@@ -170,11 +176,6 @@ class Fence:
             )
         self.revoke(error)
         return self.lost()
-
-
-def new_lease_id() -> int:
-    """Draw a lease id. Unlike a seeded generator, `secrets` never repeats it in another process."""
-    return secrets.randbits(62) + 1  # 0 means that no lease has raised the row yet
 
 
 async def bump(database: PsycopgPool, thread_id: str, *, timeout_s: float = 30.0) -> Standing:
@@ -212,33 +213,13 @@ async def bump(database: PsycopgPool, thread_id: str, *, timeout_s: float = 30.0
         await LOCKED_ROW.pause()
 
 
-async def bump_free(
-    direct: DirectPool, thread_ids: Sequence[str]
-) -> dict[str, tuple[Standing, bool, bool]]:
-    """Raise the tokens of the threads whose fences nobody has locked, in one statement.
+async def wait_for_disk(direct: DirectPool, fence: Fence) -> None:
+    """Return when the raising of the fence's token is on disk: no crash of the server undoes it.
 
-    Args:
-        direct: where the fences are. It may run the statement twice, because the second time
-            changes nothing.
-        thread_ids: the threads, each once.
-
-    Returns:
-        The fences' new contents, and what is known of the threads: `first` and `waits` of `Raised`.
+    Raises:
+        PostgresUnavailableError: Postgres cannot be reached.
     """
-    try:
-        rows = await direct.fetch(
-            _SQL["raise_tokens_skip_locked"],
-            list(thread_ids),
-            [new_lease_id() for _ in thread_ids],
-        )
-    except StatementRefusedError as error:
-        if not is_conflict(error):
-            raise
-        return {}  # another transaction has inserted the same fence and has not committed
-    return {
-        row["thread_id"]: (Standing(row["token"], row["lease_id"]), row["first"], row["waits"])
-        for row in rows
-    }
+    await direct.fetch(_SQL["token_on_disk"], fence.thread_id, *fence.standing)
 
 
 async def read_standing(database: PsycopgPool, thread_id: str) -> Standing | None:

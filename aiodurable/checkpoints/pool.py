@@ -20,7 +20,6 @@ from aiodurable.checkpoints.encoding import lost_history
 from aiodurable.checkpoints.group_commit import GroupCommitter
 from aiodurable.checkpoints.health import CheckpointsHealth
 from aiodurable.checkpoints.saver import DurableSaver
-from aiodurable.checkpoints.token_batcher import TokenBatcher
 from aiodurable.checkpoints.write_session import WriteSession, WriteSessions
 from aiodurable.dsn import PasswordFunction, direct_dsn, parse_dsn
 from aiodurable.errors import ClosedError, ConfigurationError, PostgresUnavailableError
@@ -69,7 +68,6 @@ class AsyncCheckpointerPool:
     Attributes:
         database: the pool for reads and other statements.
         direct: direct connections for the statements that every run needs.
-        bumps: raises the tokens of threads.
         sessions: the write sessions of the threads that this process has leased.
 
     Raises:
@@ -118,7 +116,6 @@ class AsyncCheckpointerPool:
             size=RUN_CONNECTIONS,
             timeout_s=self._settings.connect_timeout_s,
         )
-        self.bumps = TokenBatcher(self.database, self.direct)
         self._opening = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._writer: GroupCommitter | None = None
@@ -219,7 +216,6 @@ class AsyncCheckpointerPool:
         writer, self._writer = self._writer, None
         threads, self._threads = self._threads, None
         saver, self._saver = self._saver, None
-        await self.bumps.aclose()
         if saver is not None:
             await saver.rows.aclose()
         try:
@@ -267,15 +263,12 @@ class AsyncCheckpointerPool:
         return self._saver
 
     async def bump(self, thread_id: str) -> int:
-        """Raise the fencing token of the thread, under its lock, and return it. See `fences.bump`.
-
-        One statement serves many concurrent calls.
-        """
+        """Raise the thread's token, under its lock, and return it; see `fences.bump`."""
         return (await self.new_fence(thread_id)).token
 
     async def new_fence(self, thread_id: str) -> fences.Fence:
         """Raise the fencing token of the thread and return the fence of the new lease."""
-        return (await self.bumps(thread_id)).fence
+        return fences.Fence(thread_id, *await fences.bump(self.database, thread_id))
 
     def has_history(self, session: WriteSession) -> bool:
         """Whether the session's newest acknowledged commit is certainly there: `direct` leads to

@@ -25,6 +25,8 @@ Each owns what is indented below it. A lease has only a callable that releases i
 - Requests that arrive in one iteration of the event loop travel as one statement. No statement
   blocks or is cancelled: callers wait for futures, and a lock granted to a caller that has left is
   released.
+- The key of a thread is locked, and its token raised, in one statement, which does not wait for the
+  disk. Bare locks have their tokens from a sequence.
 - A key is one task's at a time within the process: Postgres grants it to one session twice.
 - Waiting happens in the client. A waiter's flag, a shared lock beside the key, makes a releaser
   notify it, and a tick finds the keys of holders that died.

@@ -125,7 +125,7 @@ class Acquirer:
         session = self._session_for(lost.key)
         if session is None:
             raise _none_up(lost.name)
-        lease = await self._try(session, lost.key, lost.name)
+        lease = await self._answer(session, session.acquire_again(lost.key, lost.name))
         if lease is not None:
             assert isinstance(lost, SessionLease)
             lost.retire()
@@ -285,13 +285,18 @@ class Acquirer:
                 raise cancelled from refused  # a timeout reports it
 
     async def _try(self, session: LockSession, key: int, name: str) -> SessionLease | None:
-        request = session.acquire(key, name)
+        return await self._answer(session, session.acquire(key, name))
+
+    @staticmethod
+    async def _answer(
+        session: LockSession, request: asyncio.Future[SessionLease | None]
+    ) -> SessionLease | None:
         try:
             return await request
         except asyncio.CancelledError:
             if (lease := _granted(request)) is not None:  # cancelled in that very moment
                 lease.retire()
-                session.release(key)
+                session.release(lease.key)
             raise
 
     # ---- parts ----------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from aiodurable.errors import LeaseLostError
-from aiodurable.locks.statements import NOT_HELD
+from aiodurable.locks.statements import NOT_HELD, Raised
 
 if TYPE_CHECKING:
     from aiodurable.locks.scope import CancelScope
@@ -54,6 +54,7 @@ class Lease:
             to systems outside Postgres, and have them refuse a smaller one than they have seen.
             Leases of several names may share a token.
         taken: `time.monotonic` when it was acquired.
+        raised: the token of the thread, if this is the lock of one and it was raised with it.
     """
 
     __slots__ = (
@@ -65,6 +66,7 @@ class Lease:
         "_trust",
         "key",
         "name",
+        "raised",
         "taken",
         "token",
     )
@@ -76,6 +78,7 @@ class Lease:
         self.key = key
         self.token = token
         self.taken = taken
+        self.raised: Raised | None = None
         self._state = _HELD
         self._trust = trust
         self._release: Release | None = release  # None: it was released

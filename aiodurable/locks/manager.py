@@ -55,6 +55,8 @@ class PostgresLockManager:
             locks exclude through it; None: `lock_allow_proxy` of `settings`.
         notifier: receives the notifications of the process on the connection of the first session;
             None: one for the locks alone.
+        raises_tokens: raise the token of a thread with its lock: the tables of the runs are where
+            `dsn` leads.
 
     Raises:
         ConfigurationError: an argument is invalid.
@@ -71,6 +73,7 @@ class PostgresLockManager:
         observers: Sequence[Observer] = (),
         allow_proxy: bool | None = None,
         notifier: Notifier | None = None,
+        raises_tokens: bool = False,
     ) -> None:
         settings = settings or Settings.from_env()
         sessions = settings.lock_connections if sessions is None else sessions
@@ -102,6 +105,7 @@ class PostgresLockManager:
                 setup=settings.auto_migrate,
                 allow_proxy=allow_proxy,
                 probe=place == 0,
+                raises_tokens=raises_tokens,
             )
             for place in range(sessions)
         ]
@@ -208,8 +212,9 @@ class PostgresLockManager:
         return await self._acquirer.acquire(self._key(name), name, timeout)
 
     async def acquire_thread(self, thread_id: str, *, timeout: float | None = 0) -> Lease:
-        """The lock of a thread, which no name of `acquire` is. For `Durable.hold`, which emits the
-        events of the thread's lease."""
+        """The lock of a thread, which no name of `acquire` is, and in `Lease.raised` the thread's
+        new token; None: it is still to be raised, another transaction has locked its fence. For
+        `Durable.hold`, which emits the events of the thread's lease."""
         key = _thread_key_of(thread_id, self._namespace)
         return await self._acquirer.acquire(key, thread_id, timeout, observed=False)
 

@@ -11,13 +11,17 @@ from itertools import compress
 from typing import Final, Self
 
 from aiodurable.locks.lease import Release, SessionLease, Trust
-from aiodurable.locks.statements import FREED, Answer
+from aiodurable.locks.statements import FREED, Answer, Leased
 
-__all__ = ["BATCH", "Batch", "Granting", "ReleaseFuture", "RequestQueue"]
+__all__ = ["BATCH", "LEASES", "Batch", "Granting", "ReleaseFuture", "RequestQueue"]
 
 BATCH: Final = 2000
 """Keys that one statement unlocks, and tries, at most: some 10 ms of work for the server, so that
 nobody waits long for the requests of others."""
+
+LEASES: Final = 100
+"""Threads that one statement locks, and whose tokens it raises, at most: it writes a row for each,
+and releases wait meanwhile."""
 
 
 class ReleaseFuture(asyncio.Future[Mapping[int, int]]):
@@ -115,6 +119,20 @@ class AcquireRequests:
         first.callers, rest.callers = self.callers[:at], self.callers[at:]
         return first, rest
 
+    def extend(self, others: AcquireRequests) -> None:
+        """Append others, in their order."""
+        self.keys += others.keys
+        self.names += others.names
+        self.callers += others.callers
+
+    def within(self, capacity: int, refuse: Callable[[], Exception]) -> AcquireRequests:
+        """Those whose callers have not left, as many as `capacity`; the rest fail with `refuse`."""
+        wanted = self.still_wanted()
+        if len(wanted.keys) > capacity:
+            wanted, beyond = wanted.split(capacity)
+            beyond.fail(refuse)
+        return wanted
+
     def still_wanted(self) -> AcquireRequests:
         """Those whose callers have not left."""
         wanted = [not caller.done() for caller in self.callers]
@@ -180,6 +198,22 @@ class Batch:
             self.renewals.settle(answer.tokens, granting, answered)
         return self.acquires.settle(answer.acquired, granting, answered)
 
+    def settle_leases(self, leased: Leased, granting: Granting, answered: float) -> list[int]:
+        """As `settle`, of a batch of threads that was sent with its tries first."""
+        raised = leased.raised
+        names = self.acquires.names + self.renewals.names
+        tokens = [
+            None if not locked else raised[name].token if name in raised else 0
+            for name, locked in zip(names, leased.locked, strict=True)
+        ]
+        tries = len(self.acquires.keys)
+        answer = Answer(leased.pid, (), tokens[:tries], tokens[tries:])  # pyright: ignore[reportArgumentType]
+        unwanted = self.settle(answer, granting, answered)
+        for key, name in zip(self.acquires.keys + self.renewals.keys, names, strict=True):
+            if (lease := granting.held.get(key)) is not None:
+                lease.raised = raised.get(name)
+        return unwanted
+
     def fail(self, error: Callable[[], Exception]) -> None:
         """Grant nothing; everything that was to be unlocked is unlocked, or will be."""
         if not self.released.done():
@@ -189,23 +223,29 @@ class Batch:
 
 
 class RequestQueue(Batch):
-    """The next batch, filled batches of releases before it, and the batch under way."""
+    """The next batch, filled batches of releases before it, and the batch under way.
 
-    __slots__ = ("_full", "under_way")
+    Attributes:
+        under_way: what was sent and has no answer yet.
+        leases: what is to be sent next of threads, whose tokens are raised with their locks.
+    """
+
+    __slots__ = ("_full", "leases", "under_way")
 
     def __init__(self) -> None:
         super().__init__()
+        self.leases = Batch()
         self.under_way: Batch | None = None
         self._full: deque[Batch] = deque()  # releases only
 
     def __bool__(self) -> bool:
-        return bool(self._full) or super().__bool__()
+        return bool(self._full) or super().__bool__() or bool(self.leases)
 
     @property
     def trying(self) -> int:
         """How many tries have no answer yet."""
         under_way = 0 if self.under_way is None else len(self.under_way.acquires.keys)
-        return len(self.acquires.keys) + under_way
+        return len(self.acquires.keys) + len(self.leases.acquires.keys) + under_way
 
     @property
     def to_unlock(self) -> set[int]:
@@ -232,20 +272,31 @@ class RequestQueue(Batch):
             self.under_way = self._full.popleft()
             return self.under_way
         acquires, self.acquires = self.acquires.split(BATCH)
-        acquires = acquires.still_wanted()
-        if len(acquires.keys) > capacity:
-            acquires, beyond = acquires.split(capacity)
-            beyond.fail(refuse)
+        acquires = acquires.within(capacity, refuse)
         renewals, self.renewals = self.renewals.split(BATCH)
         self.under_way = Batch(self.releases, acquires, renewals, self.released)
         self.releases = []
         return self.under_way
 
+    def take_leases(self, capacity: int, refuse: Callable[[], Exception]) -> Batch:
+        """As `take`, of threads whose tokens are raised."""
+        waiting = self.leases
+        renewals, waiting.renewals = waiting.renewals.split(LEASES)
+        acquires, waiting.acquires = waiting.acquires.split(LEASES - len(renewals.keys))
+        self.under_way = Batch([], acquires.within(capacity, refuse), renewals)
+        return self.under_way
+
+    def lock_only(self, batch: Batch) -> None:
+        """Request the locks of a batch of threads again, without their tokens."""
+        self.acquires.extend(batch.acquires)
+        self.renewals.extend(batch.renewals)
+
     def fail_all(self, error: Callable[[], Exception]) -> None:
         """Fail every request: the session is over."""
-        for batch in (self.under_way, *self._full, self):
+        for batch in (self.under_way, *self._full, self.leases, self):
             if batch is not None:
                 batch.fail(error)
         self._full.clear()
         self.releases, self.acquires, self.renewals = [], AcquireRequests(), AcquireRequests()
+        self.leases = Batch()
         self.under_way = None

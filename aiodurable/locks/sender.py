@@ -52,6 +52,8 @@ class Sender:
                 if session.flags.due:
                     await self._send_flags()
                 await self._send_batch()
+                if session.requests.leases:
+                    await self._send_leases()
                 session.sending = False
                 if session.requests or session.flags.due:
                     session.work.set()
@@ -87,6 +89,41 @@ class Sender:
                     session.release(key)
                 if NOT_HELD in answer.released:
                     session.lose("a lock was not there any more when it was to be unlocked")
+        requests.under_way = None
+
+    async def _send_leases(self) -> None:
+        """Lock threads and raise their tokens; after the batch, so that no release waits for it."""
+        session = self._session
+        if session.state is _OVER:
+            return
+        requests = session.requests
+        capacity = max(0, session.share - len(session.held))
+        batch = requests.take_leases(capacity, lambda: beyond(session.share))
+        acquires, renewals = batch.acquires, batch.renewals
+        if not batch:
+            return
+        sent = time.monotonic()
+        try:
+            leased = await session.statements.lease(
+                [*acquires.keys, *(None for _ in renewals.keys)], acquires.names + renewals.names
+            )
+        except asyncpg.OutOfMemoryError as error:
+            await self._undo(acquires.keys, [])
+            batch.fail(lambda cause=error: full(cause))
+        except asyncpg.PostgresError as error:
+            # Somebody makes one of these fences in a transaction that is open, or alters a table,
+            # or a right is gone. What was locked before the error is still locked. The locks are
+            # tried again alone; their holders raise the tokens, or get the error, elsewhere.
+            _log.debug("cannot raise tokens with the locks of their threads: %s", error)
+            await self._undo(acquires.keys, [])
+            if not session.is_over:
+                requests.lock_only(batch)
+        except DRIVER_FAILURES as error:
+            session.failed(error)
+        else:
+            if not session.is_over and session.note_answer(leased.pid, sent):
+                for key in batch.settle_leases(leased, session.granting, session.clock.answered):
+                    session.release(key)
         requests.under_way = None
 
     async def _send_flags(self) -> None:

@@ -14,11 +14,12 @@ from enum import Enum
 from functools import partial
 
 from aiodurable.errors import PostgresUnavailableError
+from aiodurable.lock_keys import is_thread_key
 from aiodurable.locks.capacity import FLAGS_OF_SHARE
 from aiodurable.locks.fork_safety import close_in_child
 from aiodurable.locks.lease import Lease, SessionLease
 from aiodurable.locks.lease_timing import LeaseTiming
-from aiodurable.locks.requests import AcquireRequests, Granting, ReleaseFuture, RequestQueue
+from aiodurable.locks.requests import AcquireRequests, Batch, Granting, ReleaseFuture, RequestQueue
 from aiodurable.locks.session_clock import SessionClock
 from aiodurable.locks.statements import LockStatements
 from aiodurable.locks.wait_flags import WaitFlags
@@ -91,17 +92,25 @@ class LockSession:
     # ---- requests; none of them waits -----------------------------------------------------------
 
     def acquire(self, key: int, name: str) -> asyncio.Future[SessionLease | None]:
-        """Try a key.
+        """Try a key. If it is a thread's, raise the thread's token too.
 
         The future gives a lease, or None: somebody else holds it. If its caller has left, the key
         is unlocked again.
         """
+        return self._request(self._queue_for(key).acquires, key, name)
+
+    def acquire_again(self, key: int, name: str) -> asyncio.Future[SessionLease | None]:
+        """As `acquire`, of a lock that was lost: the token of a thread stays what it is."""
         return self._request(self.requests.acquires, key, name)
 
     def renew(self, key: int, name: str) -> asyncio.Future[SessionLease | None]:
         """A new lease, with a new token, of a key that is locked here and whose last lease was
         released."""
-        return self._request(self.requests.renewals, key, name)
+        return self._request(self._queue_for(key).renewals, key, name)
+
+    def _queue_for(self, key: int) -> Batch:
+        raises = self.statements.raises_tokens and is_thread_key(key)
+        return self.requests.leases if raises else self.requests
 
     def release(self, key: int) -> ReleaseFuture:
         """Unlock a key. The future has the result; the key is free if the session is over or ends

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, NamedTuple, Self
 
 import asyncpg
 
 from aiodurable.dsn import Dsn
 from aiodurable.errors import ConfigurationError, SessionLocksUnsupportedError
+from aiodurable.lock_keys import new_lease_id
 from aiodurable.locks.lease_timing import LeaseTiming
 from aiodurable.postgres.connect import connect_direct
 from aiodurable.postgres.errors import DRIVER_FAILURES, to_unavailable, translate
@@ -25,7 +27,9 @@ __all__ = [
     "NOT_HELD",
     "RELEASES",
     "Answer",
+    "Leased",
     "LockStatements",
+    "Raised",
     "for_keys",
     "pooled",
 ]
@@ -48,6 +52,10 @@ _STATEMENT_ELSEWHERE: Final = ("26000", "42P05", "08P01")
 connection."""
 
 
+_CANNOT_LEASE: Final = (asyncpg.InsufficientPrivilegeError, asyncpg.UndefinedObjectError)
+"""A right is missing, or the language plpgsql."""
+
+
 class Answer(NamedTuple):
     """The answer to a batch: the result of each release, the token of each try or None, and the
     tokens of renewals."""
@@ -56,6 +64,33 @@ class Answer(NamedTuple):
     released: Sequence[int]
     acquired: Sequence[int | None]
     tokens: Sequence[int]
+
+
+class Raised(NamedTuple):
+    """The token of a thread, raised in the statement that locked it.
+
+    Attributes:
+        token: larger than that of every earlier lease of the thread.
+        lease_id: the random number beside it in the thread's fence.
+        first: whether the thread is new: it had no lease, no checkpoint and no run.
+        waits: whether it had none of them but one run, which waits in a queue.
+    """
+
+    token: int
+    lease_id: int
+    first: bool = False
+    waits: bool = False
+
+
+class Leased(NamedTuple):
+    """The answer to a request for threads: which keys are locked, and the tokens that were raised.
+
+    A thread that is locked and has no token here has a fence that another transaction has locked.
+    """
+
+    pid: int
+    locked: Sequence[bool]
+    raised: Mapping[str, Raised]
 
 
 class LockStatements:
@@ -71,6 +106,7 @@ class LockStatements:
             proxy.
         version: `server_version_num`.
         standby: whether the server is in recovery.
+        raises_tokens: whether this session may raise the tokens of threads; see `prepare_leases`.
     """
 
     def __init__(
@@ -79,6 +115,7 @@ class LockStatements:
         self._connection = connection
         self._dsn = dsn
         self._statements: dict[str, Any] = {}
+        self.raises_tokens = False
         self.pid = pid
         self.announced: int = connection.get_server_pid()
         self.version = version
@@ -129,6 +166,23 @@ class LockStatements:
             for name in _PREPARED:
                 self._statements[name] = await self._connection.prepare(_SQL[name])
 
+    async def prepare_leases(self) -> None:
+        """Prepare to raise the tokens of threads with their locks, in the tables of the runs.
+
+        Where this role may not (it lacks a right on the tables, or that to make temporary objects),
+        tokens are raised on other connections after the locks. So they are where the database is
+        read-only by default, which is an error there.
+        """
+        with translate(self._dsn), suppress(*_CANNOT_LEASE):
+            if await self._connection.fetchval(_SQL["is_read_only"]):
+                return
+            await self._connection.execute(_SQL["create_lease"])
+            self._statements["lease"] = await self._connection.prepare(_SQL["lease"])
+            # It plans the statements, and finds a right that is missing.
+            with suppress(asyncpg.LockNotAvailableError):
+                await self._statements["lease"].fetchrow([], [], [])
+            self.raises_tokens = True
+
     async def listen(self, notifier: Notifier) -> None:
         """Receive the notifications of the process on this connection."""
         await notifier.attach(self._connection)
@@ -153,6 +207,27 @@ class LockStatements:
             releases, acquires, tokens > 0
         )
         return Answer(pid, results, [token if mine else None for mine in locked], [token] * tokens)
+
+    async def lease(self, keys: Sequence[int | None], thread_ids: Sequence[str]) -> Leased:
+        """Try the keys of threads, and raise the tokens of those that are locked, in one statement
+        that does not wait for the disk.
+
+        Args:
+            keys: one a thread; None: it is locked here already.
+            thread_ids: the threads, each once.
+        """
+        lease_ids = [new_lease_id() for _ in thread_ids]
+        answer = await self._statements["lease"].fetchrow(thread_ids, lease_ids, keys)
+        pid, locked, raised, tokens, made, unknown, waiting = answer
+        ids = dict(zip(thread_ids, lease_ids, strict=True))
+        answers: dict[str, Raised] = {}
+        if raised:
+            for thread_id, token in zip(raised, tokens, strict=True):
+                answers[thread_id] = Raised(token, ids[thread_id])
+        if made:
+            for thread_id, first, waits in zip(made, unknown, waiting, strict=True):
+                answers[thread_id] = Raised(1, ids[thread_id], first, waits)
+        return Leased(pid, locked, answers)
 
     async def flags(self, down: Sequence[int], up: Sequence[int]) -> tuple[int, Sequence[bool]]:
         """Lower and raise waiters' flags; returns the backend, and which of `up` are up.

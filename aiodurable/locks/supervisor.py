@@ -48,6 +48,7 @@ class SessionSupervisor:
         setup: create the token sequence if it is missing.
         allow_proxy: accept a pooler that passes the probe.
         probe: check once whether this server's locks exclude at all.
+        raises_tokens: see `LockStatements.prepare_leases`.
 
     Attributes:
         session: the newest one; None before `open` and after `aclose`.
@@ -66,6 +67,7 @@ class SessionSupervisor:
         setup: bool,
         allow_proxy: bool,
         probe: bool,
+        raises_tokens: bool,
     ) -> None:
         self._dsn = dsn
         self._timing = timing
@@ -76,6 +78,7 @@ class SessionSupervisor:
         self._setup = setup
         self._allow_proxy = allow_proxy
         self._probe = probe
+        self._raises_tokens = raises_tokens
         self._task: asyncio.Task[None] | None = None
         self._closing = False
         self.session: LockSession | None = None
@@ -137,6 +140,8 @@ class SessionSupervisor:
                 timeout_s=self._connect_timeout_s,
             )
             await statements.prepare(self._timing, setup=self._setup)
+            if self._raises_tokens:
+                await statements.prepare_leases()
             if self._notifier is not None:
                 await statements.listen(self._notifier)
             sent = time.monotonic()

@@ -11,9 +11,11 @@ from typing import get_args
 
 from langgraph.checkpoint.base.id import uuid6
 
+from aiodurable.checkpoints.fences import Fence, Standing, bump, wait_for_disk
 from aiodurable.errors import InvalidArgumentError, LockBusyError, WorkflowAlreadyRunningError
 from aiodurable.locks import Lease, cancel_on_lost
 from aiodurable.locks.lease_events import announce
+from aiodurable.locks.statements import Raised
 from aiodurable.models import RunStatus
 from aiodurable.runs.busy import INTERRUPTING, OnBusy, interrupting, wait_in_line
 from aiodurable.runs.lease import ThreadLease
@@ -40,6 +42,7 @@ async def acquire_lease(
     on_busy: OnBusy = "reject",
     timeout: float | None = None,
     run_id: str | None = None,
+    on_disk: bool = False,
 ) -> AsyncIterator[ThreadLease]:
     """Hold the lease of `thread_id` for the body. Losing it cancels the body with `LeaseLostError`.
 
@@ -49,6 +52,8 @@ async def acquire_lease(
         on_busy: see `Durable.run`.
         timeout: seconds to wait at most (None: without a limit); not with "reject".
         run_id: the run for which it is held: it neither waits for itself nor interrupts itself.
+        on_disk: have the token on disk before the body begins, which may give it to systems outside
+            Postgres. A run's is there when its graph begins.
 
     Raises:
         WorkflowAlreadyRunningError: another run holds it ("reject").
@@ -86,10 +91,13 @@ async def acquire_lease(
     run_id = run_id or str(uuid6())
     lock = await _lock_when_free(services, thread_id, run_id, on_busy, timeout)
     try:
-        fence, first, waits = await services.checkpoints.bumps(thread_id)
-        lease = ThreadLease(services, lock, fence, first=first, waits=waits)
+        raised = lock.raised or await _raise_token(services, lock)
+        fence = Fence(thread_id, raised.token, raised.lease_id)
+        if on_disk:
+            await wait_for_disk(services.checkpoints.direct, fence)
+        lease = ThreadLease(services, lock, fence, first=raised.first, waits=raised.waits)
     except BaseException:  # a cancellation too: nobody else releases this lock
-        await run_to_completion(_abandon(services, lock))
+        await lock.release()
         raise
     waited_s = time.monotonic() - asked
     announce_release: Callable[[], None] | None = None
@@ -111,19 +119,30 @@ async def acquire_lease(
                 announce_release()
 
 
-async def _abandon(services: Services, lock: Lease) -> None:
-    """Release the lock of a lease that was not made, after a bump of its token in flight has ended.
+async def _raise_token(services: Services, lock: Lease) -> Raised:
+    """Raise the token of a thread that is locked, where that was not done with the lock: another
+    transaction has locked its fence, which this waits for.
 
-    A later bump would make the next holder's writes stale. The lock's own end bounds this.
+    A cancelled call returns when its statement has ended, or the lock was lost: a token that is
+    raised after the lock was released would make the next holder's writes stale.
     """
-    raised = asyncio.create_task(services.checkpoints.bumps.ended(lock.name))
+    raising = asyncio.create_task(
+        bump(services.checkpoints.database, lock.name), name=f"aiodurable bump {lock.name}"
+    )
+    try:
+        return Raised(*await asyncio.shield(raising))
+    except asyncio.CancelledError:
+        raising.cancel()  # it ends once the server has cancelled or answered the statement
+        await run_to_completion(_ended_or_lost(raising, lock))
+        raise
+
+
+async def _ended_or_lost(raising: asyncio.Task[Standing], lock: Lease) -> None:
     lost = asyncio.create_task(lock.wait_lost())
     try:
-        await asyncio.wait({raised, lost}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({raising, lost}, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        raised.cancel()
         lost.cancel()
-        await lock.release()
 
 
 async def _lock_when_free(

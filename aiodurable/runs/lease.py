@@ -77,7 +77,10 @@ class ThreadLease:
 
     @property
     def token(self) -> int:
-        """The fencing token: larger than that of every earlier lease of the thread."""
+        """The fencing token: larger than that of every earlier lease of the thread.
+
+        A crash of Postgres can undo that of a run before its first node, and only until then.
+        """
         return self.fence.token
 
     def write_with(self, session: WriteSession) -> WriteSession:

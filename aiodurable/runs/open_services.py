@@ -84,6 +84,7 @@ async def open_services(
             observers=observers,
             allow_proxy=settings.lock_allow_proxy,
             notifier=notifier,
+            raises_tokens=True,
         )
     )
     # After the locks, which refuse a standby for what it is: this one writes.

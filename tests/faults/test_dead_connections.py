@@ -25,7 +25,7 @@ from aiodurable.postgres import direct, pool_connection
 from aiodurable.postgres.direct import DirectConnection, DirectPool
 from aiodurable.postgres.pool import PsycopgPool
 from tests.support.graphs import INPUT, STEPS, Gate, four_nodes, reached, run_up_to
-from tests.support.internals import replace_statement, services_of, socket_of
+from tests.support.internals import replace_statement, socket_of
 from tests.support.ledger_view import Ledger
 from tests.support.proxy import Proxy, proxy
 from tests.support.waiting import wait_until, within
@@ -136,16 +136,6 @@ async def test_a_complete_run_whose_end_met_a_dead_connection_returns_its_result
     gate.open.set()
     assert (await within(60, running, what="the run to end"))["words"] == list(STEPS)
     assert [row["status"] for row in await Ledger(dsn).rows("t")] == [RunStatus.COMPLETE]
-
-
-async def test_a_token_requested_on_a_dead_connection_is_raised_once_more(
-    durable: Durable, wire: Proxy
-) -> None:
-    pool = services_of(durable).checkpoints
-    first = await pool.new_fence("t")
-    wire.forget()
-    second = await within(30, pool.new_fence("t"), what="a token")
-    assert second.token > first.token
 
 
 async def test_a_run_that_is_cancelled_while_its_end_is_recorded_on_a_dead_connection_ends_cancelled(

@@ -290,6 +290,9 @@ def _all() -> list[Statement]:
         Statement("drop_stray_answer", answers["drop_stray_answer"], values=(one, 1, 0), rows=40),
         Statement("token", checkpoints["token"], values=(one,), rows=1),
         Statement("raise_token", checkpoints["raise_token"], values=([one], [7]), rows=1),
+        Statement(
+            "token_on_disk", checkpoints["token_on_disk"], values=(one, 1, 7), rows=1, on="link"
+        ),
         Statement("copy_thread", checkpoints["copy_thread"], values=(one, "copy"), rows=40),
         Statement(
             "remove_past_effects", checkpoints["remove_past_effects"], values=(one,), rows=40
@@ -441,10 +444,17 @@ def _all() -> list[Statement]:
                 on="link",
             ),
             Statement(
-                f"raise_tokens_skip_locked {n}",
-                checkpoints["raise_tokens_skip_locked"],
+                f"raise_free {n}",
+                checkpoints["raise_free"],
                 values=(ids + fresh, [7] * 2 * n),
-                rows=8 * n,
+                rows=4 * n,
+                on="link",
+            ),
+            Statement(
+                f"make_missing {n}",
+                checkpoints["make_missing"],
+                values=(ids + fresh, [7] * 2 * n),
+                rows=6 * n,
                 on="link",
             ),
             Statement(f"tokens {n}", checkpoints["tokens"], values=(ids,), rows=n, on="link"),

@@ -495,58 +495,67 @@ WHERE b.thread_id = ANY (:thread_ids::text[])
                THEN c.checkpoint -> 'channel_versions'::text ELSE '{}' END) v
       WHERE c.thread_id = ANY (:thread_ids::text[]) AND v.value IS NOT NULL)
 
--- name: raise_tokens_skip_locked
+-- name: raise_free
 -- params: thread_ids, lease_ids
--- aiodurable_fences_pkey. Rows that somebody has locked at this moment are left out rather than
--- waited for; only where two make the same row at once the second has to wait, for at most a
--- second. Of a row that is made here there was no lease before, so no write can be in flight that
--- this snapshot misses: what it does not see is not there (checkpoints_pkey,
--- aiodurable_runs_thread_order_idx). waits: all that is there is one run, which waits in a queue.
--- A row that has its id already is left as it is: the answer to
--- the statement was lost, and it runs again. It waits for the disk whatever the database's default
--- is: a token that a crash undoes is given out twice.
+-- aiodurable_fences_pkey. A part of the function in locks.sql. Rows that somebody has locked at
+-- this moment are left out rather than waited for.
 WITH free AS MATERIALIZED (
-    SELECT f.thread_id, f.token, f.lease_id = want.lease_id AS raised, want.lease_id
-    FROM aiodurable_fences f
-    JOIN unnest(:thread_ids::text[], :lease_ids::bigint[]) AS want (thread_id, lease_id)
-        ON f.thread_id = want.thread_id
-    WHERE (SELECT pg_catalog.set_config('synchronous_commit',
-                             CASE pg_catalog.current_setting('synchronous_commit')
-                                 WHEN 'off' THEN 'on'
-                                 ELSE pg_catalog.current_setting('synchronous_commit') END,
-                                 true)) IS NOT NULL
+    SELECT f.thread_id, want.lease_id
+    FROM unnest(:thread_ids::text[], :lease_ids::bigint[]) AS want (thread_id, lease_id)
+    JOIN aiodurable_fences f ON f.thread_id = want.thread_id
     ORDER BY f.thread_id
     FOR NO KEY UPDATE OF f SKIP LOCKED
 ), raised AS (
     UPDATE aiodurable_fences f SET token = f.token + 1, lease_id = free.lease_id
     FROM free
-    WHERE f.thread_id = free.thread_id AND NOT free.raised
-    RETURNING f.thread_id, f.token, f.lease_id
-), made AS (
+    WHERE f.thread_id = free.thread_id
+    RETURNING f.thread_id, f.token
+)
+SELECT coalesce(pg_catalog.array_agg(r.thread_id), '{}'), pg_catalog.array_agg(r.token)
+FROM raised r
+
+-- name: make_missing
+-- params: thread_ids, lease_ids
+-- aiodurable_fences_pkey; checkpoints_pkey and aiodurable_runs_thread_order_idx. The other part:
+-- the rows of threads that have none. Only where somebody makes the same row in a transaction that
+-- is open it has to wait, as long as the function allows. Whether a thread is new, or all that is
+-- there is one run, which waits in a queue: before its row was made here no lease came, so no write
+-- can be in flight that this snapshot misses.
+WITH made AS (
     INSERT INTO aiodurable_fences (thread_id, token, lease_id)
     SELECT want.thread_id, 1, want.lease_id
     FROM unnest(:thread_ids::text[], :lease_ids::bigint[]) AS want (thread_id, lease_id)
-    WHERE (SELECT pg_catalog.set_config('lock_timeout', '1s', true)) IS NOT NULL
-      AND NOT EXISTS (SELECT 1 FROM aiodurable_fences f WHERE f.thread_id = want.thread_id)
+    WHERE NOT EXISTS (SELECT 1 FROM aiodurable_fences f WHERE f.thread_id = want.thread_id)
     ORDER BY want.thread_id
     ON CONFLICT (thread_id) DO NOTHING
-    RETURNING thread_id, token, lease_id
+    RETURNING thread_id
 )
-SELECT thread_id, token, lease_id, false AS first, false AS waits FROM raised
-UNION ALL
-SELECT thread_id, token, lease_id, false, false FROM free WHERE raised
-UNION ALL
-SELECT m.thread_id, m.token, m.lease_id,
-       c.none AND n.runs = 0, c.none AND n.runs = 1 AND n.queued
+SELECT pg_catalog.array_agg(m.thread_id),
+       pg_catalog.array_agg(c.none AND n.runs = 0),
+       pg_catalog.array_agg(c.none AND n.runs = 1 AND n.queued)
 FROM made m
 CROSS JOIN LATERAL (
-    SELECT NOT EXISTS (SELECT 1 FROM checkpoints k WHERE k.thread_id = m.thread_id
-                       AND k.checkpoint_ns = '') AS none
+    SELECT (SELECT true FROM checkpoints k
+            WHERE k.thread_id = m.thread_id AND k.checkpoint_ns = '' LIMIT 1) IS NULL AS none
 ) c
 CROSS JOIN LATERAL (
     SELECT pg_catalog.count(*) AS runs, pg_catalog.bool_and(r.status = 'queued') AS queued
     FROM (SELECT k.status FROM aiodurable_runs k WHERE k.thread_id = m.thread_id LIMIT 2) r
 ) n
+
+-- name: token_on_disk
+-- params: thread_id, token, lease_id
+-- aiodurable_fences_pkey. Locking the row is a write, whose commit waits for the disk, whatever the
+-- database's default is, and so for the raising before it.
+SELECT f.token
+FROM aiodurable_fences f
+WHERE f.thread_id = :thread_id AND f.token = :token::bigint AND f.lease_id = :lease_id::bigint
+  AND (SELECT pg_catalog.set_config('synchronous_commit',
+                             CASE pg_catalog.current_setting('synchronous_commit')
+                                 WHEN 'off' THEN 'on'
+                                 ELSE pg_catalog.current_setting('synchronous_commit') END,
+                             true)) IS NOT NULL
+FOR KEY SHARE OF f
 
 -- name: latest
 -- params: thread_ids, namespaces

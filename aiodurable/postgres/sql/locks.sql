@@ -104,6 +104,53 @@ SELECT pg_catalog.pg_backend_pid(),
                                                       (:key << 32 >> 32)::integer) THEN 1
             ELSE (SELECT 2 FROM pg_catalog.pg_notify('aiodurable_lock', :key::text)) END
 
+-- name: create_lease
+-- params: thread_ids, lease_ids
+-- A function of this session alone: it is in pg_temp, needs no migration, and ends with it. It
+-- locks the keys of threads and raises the tokens of those it has locked. A key that is null is
+-- locked here already. locked: of each key. raised and tokens: the threads whose fence had a row;
+-- made, unknown and waiting: those whose row was made, with token 1, and whether nothing was known
+-- of them, or nothing but one run, which waits in a queue.
+-- A thread in neither of them has a fence that somebody has locked.
+-- A function, for each of its statements sees what was committed when it began, after the locks
+-- were taken, where a statement alone sees what was committed before. And its statements lock their
+-- tables under lock_timeout, where a statement alone would wait without bound for somebody who
+-- alters one. The commit does not wait for the disk: see the docstring of checkpoints/fences.py.
+CREATE OR REPLACE FUNCTION pg_temp.aiodurable_lease(
+    thread_ids text[], lease_ids bigint[], keys bigint[],
+    OUT locked boolean[], OUT raised text[], OUT tokens bigint[], OUT made text[],
+    OUT unknown boolean[], OUT waiting boolean[])
+LANGUAGE plpgsql AS $lease$
+BEGIN
+    locked := ARRAY(SELECT coalesce(pg_catalog.pg_try_advisory_lock(k.key), true)
+                    FROM pg_catalog.unnest(keys) AS k (key));
+    IF false = ANY (locked) THEN
+        SELECT pg_catalog.array_agg(w.thread_id), pg_catalog.array_agg(w.lease_id)
+        INTO thread_ids, lease_ids
+        FROM unnest(thread_ids, lease_ids, locked) AS w (thread_id, lease_id, locked)
+        WHERE w.locked;
+        IF thread_ids IS NULL THEN
+            RETURN;
+        END IF;
+    END IF;
+    PERFORM pg_catalog.set_config('synchronous_commit', 'off', true),
+            pg_catalog.set_config('lock_timeout', '5', true);
+-- include: checkpoints.raise_free
+    INTO raised, tokens;
+    -- greatest: of no thread at all, to plan it.
+    IF pg_catalog.cardinality(raised) < greatest(pg_catalog.cardinality(thread_ids), 1) THEN
+-- include: checkpoints.make_missing
+        INTO made, unknown, waiting;
+    END IF;
+END $lease$
+
+-- name: lease
+-- params: thread_ids, lease_ids, keys
+-- The function above.
+SELECT pg_catalog.pg_backend_pid(), l.locked, l.raised, l.tokens, l.made, l.unknown, l.waiting
+FROM pg_temp.aiodurable_lease(:thread_ids::text[], :lease_ids::bigint[], :keys::bigint[])
+    AS l (locked, raised, tokens, made, unknown, waiting)
+
 -- name: flags
 -- params: lower_keys, raise_keys
 -- No table. A waiter's flag is a shared lock on the same 64 bits in the key space of two integers:
@@ -177,3 +224,8 @@ FROM (SELECT pg_catalog.count(*) AS held,
 -- name: rights
 -- Catalogue only. Whether this role may draw a token.
 SELECT pg_catalog.has_sequence_privilege('aiodurable_lock_tokens', 'USAGE, UPDATE')
+
+-- name: is_read_only
+-- pg_settings. Whether transactions of other sessions are read-only by default: this one's are not.
+SELECT s.reset_val = 'on' FROM pg_catalog.pg_settings s
+WHERE s.name = 'default_transaction_read_only'

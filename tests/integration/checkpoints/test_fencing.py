@@ -1,8 +1,6 @@
 """A write needs its thread's newest token; without it, it changes nothing."""
 
 import asyncio
-import os
-import signal
 from collections.abc import Awaitable
 from typing import Any
 
@@ -22,7 +20,6 @@ from aiodurable.errors import (
     WorkflowExecutionError,
 )
 from aiodurable.lock_keys import lock_key
-from aiodurable.postgres.sql import load
 from tests.support.checkpoint_rows import (
     State,
     checkpoint,
@@ -34,7 +31,6 @@ from tests.support.checkpoint_rows import (
     write_in_flight,
 )
 from tests.support.internals import committer_of
-from tests.support.proxy import proxy
 from tests.support.waiting import wait_until
 
 
@@ -182,16 +178,6 @@ async def test_a_token_lower_than_ours_says_that_the_database_has_lost_commits(
         await put(saver, "t", fence, value=[1])
 
 
-async def test_a_raise_that_a_late_backend_repeats_changes_nothing(
-    pool: AsyncCheckpointerPool, db: asyncpg.Connection
-) -> None:
-    """The statement of a bump, as it was sent, once more behind its lease."""
-    fence = await pool.new_fence("t")
-    again = await db.fetch(load("checkpoints")["raise_tokens_skip_locked"], ["t"], [fence.lease_id])
-    assert [tuple(row) for row in again] == [("t", fence.token, fence.lease_id, False, False)]
-    assert await pool.standing("t") == fence.standing
-
-
 async def test_a_fence_of_another_thread_in_the_config_is_not_applied(
     pool: AsyncCheckpointerPool, saver: DurableSaver, db: asyncpg.Connection
 ) -> None:
@@ -243,36 +229,6 @@ async def test_tokens_grow_by_one_under_concurrent_bumps(pool: AsyncCheckpointer
     assert sorted(tokens) == list(range(1, 31))
     assert await pool.token("t") == 30
     assert await pool.token("never leased") is None
-
-
-async def test_a_token_whose_raising_was_sent_twice_is_not_raised_again_behind_its_lease(
-    dsn: str, db: asyncpg.Connection
-) -> None:
-    """The first backend gets its statement and is too late to read it: the connection is cut, and
-    another one asks again.
-    """
-    runs = (
-        "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'aiodurable:runs%' AND"
-        " datname = current_database()"
-    )
-    async with proxy(dsn) as wire, AsyncCheckpointerPool(wire.dsn) as pool:
-        assert await pool.bump("t") == 1
-        late = await db.fetchval(runs)
-        os.kill(late, signal.SIGSTOP)
-        try:
-            before = wire.sent
-            raising = asyncio.create_task(pool.bump("t"))
-            await wait_until(lambda: wire.sent > before)
-            wire.end()
-            token = await raising
-        finally:
-            os.kill(late, signal.SIGCONT)
-        await wait_until(lambda: gone(db, late))
-        assert await pool.token("t") == token
-
-
-async def gone(db: asyncpg.Connection, pid: int) -> bool:
-    return not await db.fetchval("SELECT count(*) FROM pg_stat_activity WHERE pid = $1", pid)
 
 
 async def test_a_checkpoint_that_would_sort_before_its_parent_is_refused_on_a_leased_thread(

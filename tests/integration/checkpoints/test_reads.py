@@ -19,14 +19,6 @@ def statements(pool: AsyncCheckpointerPool) -> int:
     return pool.database.pool.get_stats().get("requests_num", 0) + pool.direct.sent
 
 
-async def test_a_hundred_bumps_at_once_take_a_few_statements(pool: AsyncCheckpointerPool) -> None:
-    await pool.bump("t1")
-    before = statements(pool)
-    tokens = await asyncio.gather(*(pool.bump(f"t{n}") for n in range(100)))
-    assert tokens == [1, 2, *[1] * 98]
-    assert statements(pool) - before <= 3
-
-
 async def test_a_bump_that_must_wait_does_not_hold_up_the_others(
     pool: AsyncCheckpointerPool, db: asyncpg.Connection
 ) -> None:

@@ -106,6 +106,7 @@ def test_no_operator_is_that_of_a_schema_of_the_path(dsn: str) -> None:
     of its own.
     """
     with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(load("locks")["create_lease"].encode())
         wanted: dict[str, tuple[str, str]] = {}
         for name, text in statements():
             connection.execute(f"PREPARE {name} AS {text}".encode())

@@ -10,8 +10,8 @@ from aiodurable.durable import Durable
 from tests.support.graphs import INPUT, four_nodes
 from tests.support.round_trips import Trips, round_trips
 
-BUDGET = 9
-"""The lock, the token, the row, the input with the step before the first node, four steps, of
+BUDGET = 8
+"""The lock with the token, the row, the input with the step before the first node, four steps, of
 which the last one ends the run, the unlock."""
 
 

@@ -13,10 +13,11 @@ from typing import Any
 import asyncpg
 import pytest
 
-from aiodurable.checkpoints.fences import Fence, new_lease_id
+from aiodurable.checkpoints.fences import Fence
 from aiodurable.dsn import parse_dsn
 from aiodurable.durable import Durable
 from aiodurable.errors import InvalidArgumentError, LeaseLostError, LockTimeoutError
+from aiodurable.lock_keys import new_lease_id
 from aiodurable.models import RunStatus
 from aiodurable.postgres.sql import load
 from aiodurable.runs import ledger as ledger_module

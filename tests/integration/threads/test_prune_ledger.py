@@ -13,6 +13,7 @@ import pytest
 from aiodurable import Durable, LeaseLostError, ThreadStatus
 from aiodurable.checkpoints.fences import Fence
 from aiodurable.checkpoints.write_session import WriteSession
+from aiodurable.locks import PostgresLockManager
 from aiodurable.threads.prune import FENCE_KEPT
 from tests.support.graphs import STEPS, four_nodes, noted
 from tests.support.ledger_view import Ledger
@@ -234,8 +235,8 @@ async def test_the_fence_of_a_thread_that_somebody_holds_stays(
     await turn(durable, "t", "r")
     await durable.threads.delete("t")
     await aged(db)
-    async with Durable(dsn) as other:
-        lock = await other.locks.acquire_thread("t")  # as a run does before it raises the token
+    async with PostgresLockManager(dsn) as other:
+        lock = await other.acquire_thread("t")  # as a run does that raises the token later
         await durable.threads.prune(strategy="delete", older_than=timedelta(hours=1))
         assert await fences(db) == {"t": 2}
         await lock.release()
