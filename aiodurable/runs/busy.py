@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from typing import Final, Literal, TypeAlias
 
+from aiodurable.checkpoints.fences import Standing
 from aiodurable.errors import LockTimeoutError, PostgresUnavailableError
 from aiodurable.postgres.fetch import Fetch
 from aiodurable.postgres.sql import load
@@ -37,7 +38,7 @@ _AGAIN_S: Final = 0.5
 """Seconds after which the run at work is cancelled again: it may have begun since."""
 
 
-async def interrupt(fetch: Fetch, thread_id: str, run_id: str, on_busy: str) -> int | None:
+async def interrupt(fetch: Fetch, thread_id: str, run_id: str, on_busy: str) -> Standing | None:
     """Have what the thread has left make way for `run_id`: what waits is given up, what is at work
     is cancelled.
 
@@ -48,10 +49,10 @@ async def interrupt(fetch: Fetch, thread_id: str, run_id: str, on_busy: str) -> 
         on_busy: "interrupt"; or "rollback": what it wrote is to be removed.
 
     Returns:
-        The token of the thread's lease at that moment; None: it never had one.
+        The thread's fence at that moment; None: it never had a lease.
     """
     (row,) = await fetch(_SQL["interrupt"], thread_id, run_id, CHANNEL, on_busy == "rollback")
-    return row["token"]
+    return None if row["token"] is None else Standing(row["token"], row["lease_id"])
 
 
 @asynccontextmanager
@@ -68,14 +69,14 @@ async def interrupting(
         on_busy: "interrupt" or "rollback".
     """
     fetch = services.checkpoints.database.fetch
-    token = await interrupt(fetch, thread_id, run_id, on_busy)
+    standing = await interrupt(fetch, thread_id, run_id, on_busy)
 
     async def again() -> None:
-        while token is not None:
+        while standing is not None:
             await asyncio.sleep(_AGAIN_S)
             with suppress(PostgresUnavailableError):
                 await fetch(
-                    *(_SQL["interrupt_again"], thread_id, run_id, token, CHANNEL),
+                    *(_SQL["interrupt_again"], thread_id, run_id, *standing, CHANNEL),
                     on_busy == "rollback",
                 )
 

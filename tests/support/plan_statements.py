@@ -236,7 +236,7 @@ def _all() -> list[Statement]:
         Statement(
             "interrupt_again",
             busy["interrupt_again"],
-            values=(one, "new", 1, "channel", True),
+            values=(one, "new", 1, 0, "channel", True),
             rows=1,
         ),
         Statement("left", busy["left"], values=(one, "run-7-1"), rows=3),

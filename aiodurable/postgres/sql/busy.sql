@@ -5,7 +5,8 @@
 -- makes way for the run: queued runs are given up, one that waits for another attempt has none, an
 -- open question, a gate and what failed are passed, and the run at work is cancelled (the channel
 -- hurries it). What is due later stays. The rows are locked first, as in cancel of queue.sql; in
--- the order in which begin of worker.sql takes them. Returns the token of the thread's lease.
+-- the order in which begin of worker.sql takes them. Returns the token
+-- and the id of the thread's lease.
 WITH found AS MATERIALIZED (
     SELECT k.run_id, k.status, k.claim_state
     FROM aiodurable_runs k
@@ -59,20 +60,26 @@ cancelled AS (
     WHERE r.run_id = k.run_id AND k.status = 'running'
     RETURNING r.run_id
 )
-SELECT (SELECT f.token FROM aiodurable_fences f WHERE f.thread_id = :thread_id) AS token,
-       pg_catalog.count(pg_catalog.pg_notify(:channel::text, c.run_id)) AS cancelled
-FROM cancelled c
+SELECT f.token, f.lease_id, n.cancelled
+FROM (SELECT pg_catalog.count(pg_catalog.pg_notify(:channel::text, c.run_id)) AS cancelled
+      FROM cancelled c) n
+LEFT JOIN aiodurable_fences f ON f.thread_id = :thread_id
 
 -- name: interrupt_again
--- params: thread_id, run_id, token, channel, roll_back
--- aiodurable_runs_one_running_idx, by the thread. A run that was not at work yet when interrupt
--- came, under the lease that was held then; not one of a later lease.
+-- params: thread_id, run_id, token, lease_id, channel, roll_back
+-- aiodurable_runs_one_running_idx, by the thread; aiodurable_fences_pkey. A run that was not at
+-- work yet when interrupt came, under the lease that was held then; not one of a later lease.
 WITH cancelled AS (
     UPDATE aiodurable_runs r
     SET cancel_requested_at = coalesce(r.cancel_requested_at, pg_catalog.now()),
         claim_state = NULL, interrupted_by = :run_id, roll_back = r.roll_back OR :roll_back
     WHERE r.thread_id = :thread_id AND r.status = 'running' AND r.run_id <> :run_id
       AND r.fencing_token <= :token::bigint
+      AND (SELECT true
+           FROM aiodurable_fences f
+           WHERE f.thread_id = r.thread_id AND f.token = :token::bigint
+             AND f.lease_id = :lease_id::bigint
+           LIMIT 1)
     RETURNING r.run_id
 )
 SELECT c.run_id, pg_catalog.pg_notify(:channel::text, c.run_id)
