@@ -61,11 +61,12 @@ FENCE_KEPT = timedelta(hours=1)
 
 
 class _Found(NamedTuple):
-    """A thread that may be pruned, with its token (None: nobody ever took a lease) and its head
+    """A thread that may be pruned, with its fence (None: nobody ever took a lease) and its head
     (None: it has no checkpoint) when its status was read."""
 
     thread_id: str
     token: int | None
+    lease_id: int | None
     head_id: str | None
 
 
@@ -253,10 +254,10 @@ class Retention:
             )
 
         _, tokens, heads = await self._classifier.fetch(fetch, heads_of, *args)
-        known = {row["thread_id"]: row["token"] for row in tokens}
+        known = {row["thread_id"]: (row["token"], row["lease_id"]) for row in tokens}
         head_of = {row["thread_id"]: row["checkpoint_id"] for row in heads}
         return [
-            _Found(thread_id, known.get(thread_id), head_of[thread_id])
+            _Found(thread_id, *known.get(thread_id, (None, None)), head_of[thread_id])
             for thread_id in thread_ids
             if thread_id in head_of
         ]
@@ -267,7 +268,7 @@ class Retention:
         """Prune as many of these threads as a transaction may, the first ones, and unlink the
         checkpoints that the previous transaction kept. Returns how many these were, too.
         """
-        ids, seen, heads = map(list, zip(*found, strict=True))
+        fences_and_heads = map(list, zip(*found, strict=True))
         unleased = [thread.thread_id for thread in found if thread.token is None]
         lock, unlock = (
             [(_SQL[block], (unleased,))] if unleased else []
@@ -276,7 +277,7 @@ class Retention:
         answers = await self._database.fetch_in_turn(
             (_SQL["relaxed_commit"], ()),
             *lock,
-            (_SQL["prune"], (ids, seen, heads, delete, dry_run, _CHECKPOINTS)),
+            (_SQL["prune"], (*fences_and_heads, delete, dry_run, _CHECKPOINTS)),
             *unlock,
             (_SQL["clear_parents"], kept),
         )

@@ -536,13 +536,13 @@ def _all() -> list[Statement]:
             Statement(
                 f"prune {n}",
                 retention["prune"],
-                values=(ids, [1] * n, heads, False, False, 1000),
+                values=(ids, [1] * n, [0] * n, heads, False, False, 1000),
                 rows=90 * n,
             ),
             Statement(
                 f"prune {n} whole",
                 retention["prune"],
-                values=(ids, [1] * n, heads, True, False, 1000),
+                values=(ids, [1] * n, [0] * n, heads, True, False, 1000),
                 rows=90 * n,
             ),
             Statement(

@@ -46,7 +46,8 @@ WHERE h.checkpoint_id < :older_than_id::text
 -- name: tokens
 -- params: thread_ids
 -- aiodurable_fences_pkey.
-SELECT thread_id, token FROM aiodurable_fences WHERE thread_id = ANY (:thread_ids::text[])
+SELECT thread_id, token, lease_id FROM aiodurable_fences
+WHERE thread_id = ANY (:thread_ids::text[])
 
 -- name: relaxed_commit
 -- Until the end of the transaction: its commit waits for no disk, what a crash undoes of it the
@@ -67,23 +68,24 @@ ON CONFLICT DO NOTHING
 RETURNING thread_id
 
 -- name: prune
--- params: thread_ids, tokens, head_ids, delete, dry_run, most
+-- params: thread_ids, tokens, lease_ids, head_ids, delete, dry_run, most
 -- All by thread_id (runs that were consumed by aiodurable_runs_pkey): aiodurable_fences_pkey,
 -- checkpoints_pkey, checkpoint_writes_pkey and checkpoint_blobs_pkey (or LangGraph's own on
 -- thread_id alone), aiodurable_runs_thread_order_idx, aiodurable_runs_queued_idx,
 -- aiodurable_effects_pkey; then the rows themselves by ctid. One row a thread from step to step,
 -- never a join of two sets of rows: that is planned from guesses about rows per thread, and can go
--- quadratic. tokens: when the threads were read; head_ids: null for a thread without a checkpoint;
--- delete: keep nothing; dry_run: only count what would go. Of the threads only the first so many
--- that have `most` checkpoints or fewer together, but one at least; they are "taken".
+-- quadratic. tokens, lease_ids: when the threads were read; head_ids: null for a thread without a
+-- checkpoint; delete: keep nothing; dry_run: only count what would go. Of the threads only the
+-- first so many that have `most` checkpoints or fewer together, but one at least; they are "taken".
 WITH taken AS MATERIALIZED (
     -- A lease of any of them waits for all of them, and threads differ in length by orders of
     -- magnitude.
-    SELECT t.thread_id, t.token, t.head_id
-    FROM (SELECT u.thread_id, u.token, u.head_id, u.place,
+    SELECT t.thread_id, t.token, t.lease_id, t.head_id
+    FROM (SELECT u.thread_id, u.token, u.lease_id, u.head_id, u.place,
                  pg_catalog.sum(k.checkpoints) OVER (ORDER BY u.place) AS so_far
-          FROM unnest(:thread_ids::text[], :tokens::bigint[], :head_ids::text[])
-              WITH ORDINALITY AS u (thread_id, token, head_id, place)
+          FROM unnest(:thread_ids::text[], :tokens::bigint[], :lease_ids::bigint[],
+                      :head_ids::text[])
+              WITH ORDINALITY AS u (thread_id, token, lease_id, head_id, place)
           CROSS JOIN LATERAL (
               SELECT pg_catalog.count(*) AS checkpoints
               FROM (SELECT n.checkpoint_id
@@ -95,12 +97,12 @@ WITH taken AS MATERIALIZED (
     WHERE t.place = 1 OR t.so_far <= :most::integer::numeric
 ),
 claimed AS MATERIALIZED (
-    -- Under this lock no lease begins and no fenced write commits. The same token: none began since
+    -- Under this lock no lease begins and no fenced write commits. The same lease: none began since
     -- the thread was looked at. A writer at this moment is left alone.
     SELECT t.thread_id, t.head_id
     FROM aiodurable_fences f
     JOIN taken t ON t.thread_id = f.thread_id
-    WHERE f.token = coalesce(t.token, 0)
+    WHERE f.token = coalesce(t.token, 0) AND f.lease_id = coalesce(t.lease_id, 0)
     ORDER BY f.thread_id
     FOR UPDATE OF f SKIP LOCKED
 ),

@@ -263,6 +263,30 @@ async def test_a_lease_taken_after_the_status_was_read_keeps_the_thread(
     assert (told.rows, told.skipped) == (0, 2)
 
 
+async def test_a_lease_with_a_token_that_a_crash_undid_keeps_its_thread_too(
+    dsn: str,
+    saver: AsyncPostgresSaver,
+    threads: Threads,
+    database: PsycopgPool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The token is what it was when the status was read, and another lease has it."""
+    await Thread(dsn, saver, "thread", "linear").start()
+    await bump(database, "thread")
+
+    def then_crash(read: Callable[..., Any]) -> Callable[..., Any]:
+        async def read_then_crash(*args: Any, **kwargs: Any) -> Any:
+            found = await read(*args, **kwargs)
+            await database.execute("UPDATE aiodurable_fences SET lease_id = lease_id + 1")
+            return found
+
+        return read_then_crash
+
+    wrap_reading_of_prune(monkeypatch, threads, then_crash)
+    report = await threads.prune(strategy="delete", older_than=NOW)
+    assert (report.rows, report.skipped) == (0, 1)
+
+
 async def test_a_thread_that_went_on_after_its_status_was_read_is_kept(
     dsn: str, saver: AsyncPostgresSaver, threads: Threads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
