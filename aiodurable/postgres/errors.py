@@ -200,7 +200,8 @@ def to_refused(error: BaseException, what: str) -> StatementRefusedError:
     if isinstance(error, StatementRefusedError):
         return error
     said = getattr(error, "diag", error)  # psycopg's and asyncpg's names are the same there
-    state: str | None = getattr(error, "sqlstate", None)
+    sent = getattr(said, "severity", None) is not None  # asyncpg's own errors have a SQLSTATE, too
+    state: str | None = getattr(error, "sqlstate", None) if sent else None
     constraint: str | None = getattr(said, "constraint_name", None)
     table: str | None = getattr(said, "table_name", None)
     function = _raised_in(error)
@@ -215,13 +216,15 @@ def to_refused(error: BaseException, what: str) -> StatementRefusedError:
         by = "the driver" if state is None else "Postgres"
     if is_rule(error):
         advice = "change that rule, or what breaks it"
-    elif state is not None and is_transient(error):
+    elif state is None:
+        advice = "it cannot send one of the values"
+    elif is_transient(error):
         advice = "try again, it may pass"
     else:
         advice = "check the schema and this role's rights"
+    log = "" if state is None else ". The server's log has the text, which may quote the row"
     return StatementRefusedError(
-        f"{what}: {by} refused it ({kind}). Nothing was written; {advice}. The server's log has the"
-        " text, which may quote the row",
+        f"{what}: {by} refused it ({kind}). Nothing was written; {advice}{log}",
         sqlstate=state,
         constraint=constraint,
         table=table,

@@ -252,6 +252,7 @@ async def test_a_value_that_the_driver_cannot_send_is_refused_at_once_and_not_sh
     direct = DirectPool(parse_dsn(dsn), role="test", size=1, timeout_s=600)
     try:
         error = await refused(lambda _: direct.fetch("SELECT $1::int", SECRET), dsn)
-        assert "DataError" in str(error)
+        assert "the driver refused it (DataError)" in str(error)
+        assert error.sqlstate is None
     finally:
         direct.close()
