@@ -62,12 +62,14 @@ def start_server(data: Path | str, *, settings: Mapping[str, str] | None = None)
             server_options(_socket_folder(data, programs), durable=True, settings=settings or {})
         )
         log = data / "server.log"
-        done = programs.run("pg_ctl", "start", "-D", data, "-l", log, "-w", "-o", options)
-        if done.returncode or not (url := server_url(data)):
+        programs.run("pg_ctl", "start", "-D", data, "-l", log, "-w", "-o", options)
+        # Also where it failed: a start that was killed may have left a server that was not to be
+        # seen yet, and keeps a second one out.
+        if not (running := _running(data, programs.uid)):
             raise PostgresUnavailableError(
                 f"cannot start Postgres in {data}:\n{log_tail(log, programs.uid)}"
             )
-        return url
+        return running.url
 
 
 def stop_server(data: Path | str) -> bool:

@@ -231,6 +231,22 @@ def test_a_start_that_was_killed_is_followed_by_one_that_works(
     assert not made.exists()
 
 
+def test_a_server_that_is_not_to_be_seen_yet_keeps_no_start_from_returning(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pid file of a server that a killed start left is written in parts."""
+    url = start_server(folder / "data")
+    try:
+        unseen = iter([None])
+        monkeypatch.setattr(
+            "aiodurable.embedded.daemon.read_pid_file",
+            lambda *given: next(unseen, read_pid_file(*given)),
+        )
+        assert start_server(folder / "data") == url
+    finally:
+        stop_server(folder / "data")
+
+
 @pytest.fixture
 def programs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Programs that are to be copied, and a temporary folder of the test's to which they are."""
