@@ -187,8 +187,10 @@ class LockSession:
             self.state = SessionState.CLOSING
         self.work.set()
 
-    def lose(self, why: str, *, cut: bool = True) -> None:
-        """End the session and lose all its leases. Idempotent; `cut` also ends the connection."""
+    def lose(self, why: str, *, cut: bool = True, ordinary: bool = False) -> None:
+        """End the session and lose all its leases. Idempotent; `cut` also ends the connection. An
+        `ordinary` end is that of its manager.
+        """
         if self.state is _OVER:
             return
         self.state = _OVER
@@ -203,7 +205,7 @@ class LockSession:
         self.work.set()
         if cut:
             self.statements.terminate()
-        level = logging.WARNING if lost else logging.INFO
+        level = logging.WARNING if lost else logging.DEBUG if ordinary else logging.INFO
         _log.log(level, "lock session over, %d leases lost: %s", len(lost), why)
 
     def _expired(self, why: str) -> None:

@@ -124,7 +124,7 @@ class SessionSupervisor:
         finally:
             # A statement that hangs is not cancelled: its connection is cut.
             done = task is None or task.done()
-            session.lose("the lock manager was closed", cut=not done)
+            session.lose("the lock manager was closed", cut=not done, ordinary=done)
         await session.statements.close(timeout_s)
         if task is not None:
             await asyncio.wait({task})
