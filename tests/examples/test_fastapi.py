@@ -11,12 +11,14 @@ import sys
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
-from typing import Any, TypedDict
+from typing import Annotated, Any, TypedDict
 
 import httpx
 import pytest
 import uvicorn
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI, Request
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from langgraph.errors import GraphDrained
 from langgraph.graph import START, StateGraph
 from langgraph.types import Interrupt, interrupt
 
@@ -33,6 +35,7 @@ from aiodurable.errors import (
     LockTimeoutError,
     OutOfResourcesError,
     PostgresUnavailableError,
+    RunCancelledError,
     RunInProgressError,
     ThreadCompleteError,
     ThreadExistsError,
@@ -41,9 +44,15 @@ from aiodurable.errors import (
     ThreadPausedError,
     WorkflowAlreadyRunningError,
 )
-from aiodurable.integrations.fastapi import add_exception_handlers
-from aiodurable.integrations.fastapi.leased import run_of_key
-from aiodurable.models import LockHolder, ThreadStatus
+from aiodurable.integrations.fastapi import (
+    add_exception_handlers,
+    durable_lifespan,
+    leased,
+    server_sent_events,
+)
+from aiodurable.integrations.fastapi.leased import event_id, run_of_key
+from aiodurable.models import LockHolder, PauseReason, ThreadStatus
+from aiodurable.runs.durable_run import DurableRun
 from aiodurable.which_durable import current
 from tests.support.example_programs import REPOSITORY
 from tests.support.waiting import wait_until, within
@@ -112,6 +121,12 @@ async def test_a_busy_thread_says_since_when_and_only_on_request_who_has_it(
     holder = response.json()["holder"]
     assert datetime.fromisoformat(holder.pop("since")) == since
     assert holder == (process and {"process": process})
+
+
+async def test_a_run_that_its_stopping_server_drained_may_be_requested_again() -> None:
+    response = await answer_to(GraphDrained())
+    assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+    assert response.json()["error"] == "GraphDrained"
 
 
 async def test_a_database_that_stays_away_is_answered_with_when_to_come_back() -> None:
@@ -304,6 +319,46 @@ async def test_a_client_that_reconnects_goes_on_with_its_run_until_it_has_the_en
         "/reports/monday/stream", params=topic, headers={"last-event-id": events[-1]["id"]}
     )
     assert (done.status_code, done.text) == (204, "")
+
+
+@pytest.mark.parametrize("topic", ["slow", None])
+async def test_a_client_that_reconnects_does_not_go_on_with_what_a_person_has_cancelled(
+    dsn: str, topic: str | None
+) -> None:
+    writing["monday"], allowed["monday"] = asyncio.Event(), asyncio.Event()
+    app = FastAPI(lifespan=durable_lifespan(lambda: Durable(dsn, graphs={"report": report})))
+    given = None if topic is None else {"topic": topic}
+
+    @app.get("/{thread_id}", response_class=EventSourceResponse)
+    async def stream(
+        request: Request, run: Annotated[DurableRun[Any, Any, Any], Depends(leased("report"))]
+    ) -> AsyncIterator[ServerSentEvent]:
+        async for event in server_sent_events(request, run, given):
+            yield event
+
+    async with served(app) as port:
+        durable = app.state.durable
+
+        async def run() -> None:
+            async with durable.run("monday", "report", run_id="r") as run:
+                await run.ainvoke({"topic": "slow"})
+
+        running = asyncio.create_task(run())
+        await within(60, writing["monday"].wait(), what="the report to be in writing")
+        await durable.threads.cancel("monday")
+        with pytest.raises(RunCancelledError):
+            await running
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            missed = {"last-event-id": event_id("r", 1)}
+            events = events_in((await client.get("/monday", headers=missed)).text)
+            last = {"last-event-id": events[-1]["id"]}
+            assert (await client.get("/monday", headers=last)).status_code == 204
+        (event,) = events
+        assert (event["event"], json.loads(event["data"])["error"]) == (
+            "problem",
+            "RunCancelledError",
+        )
+        assert (await durable.threads.status("monday")).reason == PauseReason.CANCELLED
 
 
 async def test_a_client_that_left_and_repeats_its_idempotency_key_goes_on_with_its_run(

@@ -11,10 +11,12 @@ from fastapi import Request
 from fastapi.sse import ServerSentEvent
 from langgraph.types import StreamMode
 
+from aiodurable.current import current_durable
+from aiodurable.errors import RunCancelledError
 from aiodurable.integrations.fastapi.leased import ENDED, event_id, run_of
 from aiodurable.integrations.fastapi.problems import LATER, problem
 from aiodurable.jsonable import jsonable
-from aiodurable.models import PauseReason, ThreadStatus
+from aiodurable.models import PauseReason
 from aiodurable.runs.durable_run import DurableRun
 
 __all__ = ["server_sent_events"]
@@ -47,7 +49,8 @@ async def server_sent_events(
     number = 0
     mode = stream_mode if isinstance(stream_mode, str) else list(stream_mode)
     try:
-        async with aclosing(run.astream(_input(request, run, input), stream_mode=mode)) as chunks:
+        await _stays_cancelled(request, run)
+        async with aclosing(run.astream(input, stream_mode=mode)) as chunks:
             async for chunk in chunks:
                 number += 1
                 name, data = (mode, chunk) if isinstance(mode, str) else chunk
@@ -73,12 +76,20 @@ async def server_sent_events(
         )
 
 
-def _input(request: Request, run: DurableRun[Any, Any, Any], given: Any) -> Any:
-    """None where a client reconnects to the run that its disconnection has paused: that one goes
-    on, as no other request may make it without a person.
+async def _stays_cancelled(request: Request, run: DurableRun[Any, Any, Any]) -> None:
+    """A browser that reconnects is no person who goes on with what another one has cancelled.
+
+    Raises:
+        RunCancelledError: somebody cancelled the run of its stream.
     """
     last, thread = request.headers.get("last-event-id"), run.checkpoint
-    if last is None or thread.status is not ThreadStatus.PAUSED:
-        return given
-    left = thread.reason in (PauseReason.CANCELLED, PauseReason.STREAM_CLOSED)
-    return None if left and run_of(last)[0] == thread.run_id else given
+    if last is None or thread.reason != PauseReason.CANCELLED or thread.run_id != run_of(last)[0]:
+        return
+    found = await current_durable().runs.get(run.run_id)
+    if found.cancel_requested_at is not None:
+        raise RunCancelledError(
+            f"cannot go on with the stream of thread {run.thread_id!r}: its run was cancelled",
+            thread_id=run.thread_id,
+            run_id=run.run_id,
+            requested_at=found.cancel_requested_at,
+        )

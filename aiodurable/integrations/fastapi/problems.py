@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from fastapi import FastAPI, Request, status
 from fastapi.responses import JSONResponse
+from langgraph.errors import GraphDrained
 
 from aiodurable.errors import (
     AiodurableError,
@@ -45,7 +46,7 @@ __all__ = ["LATER", "add_exception_handlers", "problem", "problem_response"]
 
 _CONFLICT = status.HTTP_409_CONFLICT
 LATER: Final = status.HTTP_503_SERVICE_UNAVAILABLE
-_ANSWERS: Final[Mapping[type[AiodurableError], tuple[int, str]]] = {
+_ANSWERS: Final[Mapping[type[Exception], tuple[int, str]]] = {
     InvalidArgumentError: (422, "an argument cannot be used"),
     ThreadNotFoundError: (status.HTTP_404_NOT_FOUND, "nothing is known of this thread"),
     RunNotFoundError: (status.HTTP_404_NOT_FOUND, "nothing is known of this run"),
@@ -83,6 +84,7 @@ _ANSWERS: Final[Mapping[type[AiodurableError], tuple[int, str]]] = {
     ),
     PostgresUnavailableError: (LATER, "the database is unavailable"),
     CircuitOpenError: (LATER, "the database has been unavailable for a while"),
+    GraphDrained: (LATER, "this server stops; the run goes on with the next request, or a worker"),
 }
 """The errors that a client can cause or wait out. All others are the server's fault: 500.
 
@@ -126,7 +128,7 @@ def problem(
     the server's own.
     """
     found = next((_ANSWERS[kind] for kind in type(error).__mro__ if kind in _ANSWERS), None)
-    if found is None or not isinstance(error, AiodurableError):
+    if found is None:
         return 500, {"title": HTTPStatus(500).phrase, "status": 500}, {}
     code, detail = found
     content = {
@@ -134,7 +136,7 @@ def problem(
         "status": code,
         "detail": detail,
         "error": type(error).__name__,
-        "thread_id": error.thread_id,
+        "thread_id": error.thread_id if isinstance(error, AiodurableError) else None,
         **_members(error, show_holder=show_holder),
     }
     after = math.ceil(error.retry_after_s) if isinstance(error, CircuitOpenError) else 0
@@ -144,7 +146,7 @@ def problem(
     return code, jsonable(content), headers
 
 
-def _members(error: AiodurableError, *, show_holder: bool) -> dict[str, Any]:
+def _members(error: Exception, *, show_holder: bool) -> dict[str, Any]:
     """What a client needs to react to this kind of error."""
     match error:
         case ThreadInterruptedError():
