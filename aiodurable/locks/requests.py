@@ -279,11 +279,15 @@ class RequestQueue(Batch):
         return self.under_way
 
     def take_leases(self, capacity: int, refuse: Callable[[], Exception]) -> Batch:
-        """As `take`, of threads whose tokens are raised."""
+        """As `take`, of threads whose tokens are raised.
+
+        Not of a renewal whose caller has left: its key is somebody else's by now.
+        """
         waiting = self.leases
         renewals, waiting.renewals = waiting.renewals.split(LEASES)
         acquires, waiting.acquires = waiting.acquires.split(LEASES - len(renewals.keys))
-        self.under_way = Batch([], acquires.within(capacity, refuse), renewals)
+        acquires = acquires.within(capacity, refuse)
+        self.under_way = Batch([], acquires, renewals.still_wanted())
         return self.under_way
 
     def lock_only(self, batch: Batch) -> None:

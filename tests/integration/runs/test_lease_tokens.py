@@ -26,7 +26,7 @@ from aiodurable.postgres.sql import load
 from aiodurable.runs.acquire import acquire_lease
 from aiodurable.runs.lease import ThreadLease
 from aiodurable.settings import Settings
-from tests.support.internals import connection_of, services_of, session_of
+from tests.support.internals import acquirer_of, connection_of, services_of, session_of
 from tests.support.waiting import is_held, wait_until, within
 
 ONE_SESSION = Settings(lock_connections=1)
@@ -258,6 +258,45 @@ async def test_who_is_cancelled_while_the_statement_is_under_way_leaves_no_lock(
     await wait_until(lambda: session.idle)
     assert not await is_held(durable, "t")
     assert (await first_of(durable, "t"))[0] == 2
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["nobody", "the next task"])
+async def test_who_is_cancelled_before_the_statement_of_a_handover_raises_no_token(
+    durable: Durable, db: asyncpg.Connection, waits: bool
+) -> None:
+    """The thread may be another process's by then, or goes to the next task with another id."""
+    services = services_of(durable)
+    session, queue = session_of(services.locks), acquirer_of(services.locks).queue
+    lock = await services.locks.acquire_thread("t")
+    entering = asyncio.create_task(services.locks.acquire_thread("t", timeout=None))
+    await wait_until(lambda: queue.waiting == 1)
+    following = asyncio.create_task(services.locks.acquire_thread("t", timeout=None))
+    await wait_until(lambda: queue.waiting == 2)
+    if not waits:
+        await cancelled(following)
+    os.kill(session.statements.pid, signal.SIGSTOP)
+    try:
+        busy = asyncio.create_task(services.locks.acquire("another"))
+        await wait_until(lambda: session.sending)
+        await lock.release()
+        await wait_until(lambda: session.requests.leases.renewals.keys)
+        await cancelled(entering)
+    finally:
+        os.kill(session.statements.pid, signal.SIGCONT)
+    await busy
+    raised = (await following).raised if waits else lock.raised
+    await wait_until(lambda: session.idle)
+    assert raised is not None
+    fence = await db.fetchrow("SELECT token, lease_id FROM aiodurable_fences")
+    assert fence == (raised.token, raised.lease_id)
+    assert raised.token == (2 if waits else 1)
+    assert await is_held(durable, "t") == waits
+
+
+async def cancelled(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 async def test_a_session_that_is_terminated_with_the_statement_under_way_grants_nothing(
