@@ -9,9 +9,16 @@ SELECT pg_catalog.pg_backend_pid(), pg_catalog.current_setting('server_version_n
 -- No table. With set_config, not at connection start: a pooler in session mode refuses parameters
 -- it does not know. A parameter that this server does not know is left out. After idle_timeout_ms
 -- the server ends a silent session, also while its own answer is under way; its TCP keepalives are
--- a second line.
+-- a second line. Of the session's commits only those of tokens wait for the disk (durable_token):
+-- when it ends, Postgres removes the function below in a transaction. Its commit would wait for a
+-- synchronous standby that is away, with all locks held, and hold up a fast shutdown.
 SELECT pg_catalog.set_config(v.name, v.value, false)
-FROM (VALUES ('idle_session_timeout', :idle_timeout_ms::text),
+FROM (VALUES ('aiodurable.synchronous_commit',
+              CASE pg_catalog.current_setting('synchronous_commit')
+                  WHEN 'off' THEN 'on'
+                  ELSE pg_catalog.current_setting('synchronous_commit') END),
+             ('synchronous_commit', 'off'),
+             ('idle_session_timeout', :idle_timeout_ms::text),
              ('tcp_keepalives_idle', :keepalive_idle_s::text),
              ('tcp_keepalives_interval', :keepalive_interval_s::text),
              ('tcp_keepalives_count', '3'),
@@ -22,13 +29,18 @@ FROM (VALUES ('idle_session_timeout', :idle_timeout_ms::text),
              ('idle_in_transaction_session_timeout', '0'),
              ('default_transaction_read_only', 'off'),
              ('default_transaction_isolation', 'read committed'),
-             ('synchronous_commit', CASE pg_catalog.current_setting('synchronous_commit')
-                                        -- A lock token that a crash undoes is given out twice.
-                                        WHEN 'off' THEN 'on'
-                                        ELSE pg_catalog.current_setting('synchronous_commit') END),
              ('jit', 'off'),
              ('plan_cache_mode', 'force_generic_plan')) AS v (name, value)
-JOIN pg_catalog.pg_settings s ON s.name = v.name
+WHERE v.name = 'aiodurable.synchronous_commit'  -- of our own
+   OR EXISTS (SELECT FROM pg_catalog.pg_settings s WHERE s.name = v.name)
+
+-- fragment: durable_token
+-- A token that a crash undoes is given out twice: its commit waits for the disk.
+            CASE WHEN pg_catalog.set_config(
+                          'synchronous_commit',
+                          pg_catalog.current_setting('aiodurable.synchronous_commit'), true)
+                      IS NOT NULL
+                 THEN pg_catalog.nextval('aiodurable_lock_tokens'::pg_catalog.regclass) END
 
 -- name: probe
 -- params: key, session
@@ -84,16 +96,18 @@ tried AS MATERIALIZED (
                  WHERE (SELECT r.results FROM released r) IS NOT NULL) AS locked
 )
 SELECT pg_catalog.pg_backend_pid(), r.results, t.locked,
-       CASE WHEN :needs_token::boolean OR true = ANY (t.locked)
-            THEN pg_catalog.nextval('aiodurable_lock_tokens'::pg_catalog.regclass) END
+       CASE WHEN :needs_token::boolean OR true = ANY (t.locked) THEN
+-- include: durable_token
+       END
 FROM released r, tried t
 
 -- name: acquire
 -- params: key
 -- The batch of one key to try, at a tenth of the start-up cost. No table but the token sequence.
 SELECT pg_catalog.pg_backend_pid(),
-       CASE WHEN pg_catalog.pg_try_advisory_lock(:key::bigint)
-            THEN pg_catalog.nextval('aiodurable_lock_tokens'::pg_catalog.regclass) END
+       CASE WHEN pg_catalog.pg_try_advisory_lock(:key::bigint) THEN
+-- include: durable_token
+       END
 
 -- name: release
 -- params: key
@@ -115,7 +129,8 @@ SELECT pg_catalog.pg_backend_pid(),
 -- A function, for each of its statements sees what was committed when it began, after the locks
 -- were taken, where a statement alone sees what was committed before. And its statements lock their
 -- tables under lock_timeout, where a statement alone would wait without bound for somebody who
--- alters one. The commit does not wait for the disk: see the docstring of checkpoints/fences.py.
+-- alters one. The commit does not wait for the disk (configure): see the docstring of
+-- checkpoints/fences.py.
 CREATE OR REPLACE FUNCTION pg_temp.aiodurable_lease(
     thread_ids text[], lease_ids bigint[], keys bigint[],
     OUT locked boolean[], OUT raised text[], OUT tokens bigint[], OUT made text[],
@@ -133,8 +148,7 @@ BEGIN
             RETURN;
         END IF;
     END IF;
-    PERFORM pg_catalog.set_config('synchronous_commit', 'off', true),
-            pg_catalog.set_config('lock_timeout', '5', true);
+    PERFORM pg_catalog.set_config('lock_timeout', '5', true);
 -- include: checkpoints.raise_free
     INTO raised, tokens;
     -- greatest: of no thread at all, to plan it.

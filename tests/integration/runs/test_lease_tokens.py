@@ -223,13 +223,33 @@ async def test_a_full_lock_table_leaves_the_thread_unlocked(
     assert (await first_of(durable, "t"))[0] == 2
 
 
-async def test_only_the_lease_itself_does_not_wait_for_the_disk(
-    durable: Durable, db: asyncpg.Connection
-) -> None:
+async def test_only_the_lease_itself_waits_shortly_for_a_lock(durable: Durable) -> None:
     await first_of(durable, "t")
     connection = connection_of(session_of(services_of(durable).locks))
-    for name, value in (("synchronous_commit", "on"), ("lock_timeout", "0")):
-        assert await connection.fetchval("SELECT current_setting($1)", name) == value
+    assert await connection.fetchval("SHOW lock_timeout") == "0"
+
+
+@pytest.mark.parametrize(
+    ("default", "waits"),
+    [("off", "on"), ("on", "on"), ("local", "local"), ("remote_apply", "remote_apply")],
+)
+async def test_of_a_lock_session_only_the_tokens_of_bare_locks_wait_for_the_disk(
+    dsn: str, db: asyncpg.Connection, default: str, waits: str
+) -> None:
+    name = conninfo_to_dict(dsn)["dbname"]
+    await db.execute(f'ALTER DATABASE "{name}" SET synchronous_commit = {default}')
+    async with Durable(dsn, settings=ONE_SESSION) as durable:
+        connection = connection_of(session_of(services_of(durable).locks))
+        for block, args, expected in (
+            ("acquire", [1], waits),
+            ("batch", [[], [3], False], waits),
+            ("batch", [[], [], True], waits),
+            ("batch", [[3], [], False], "off"),
+            ("lease", [["t"], [7], [2]], "off"),
+        ):
+            async with connection.transaction():
+                await connection.fetch(load("locks")[block], *args)
+                assert await connection.fetchval("SHOW synchronous_commit") == expected, block
 
 
 async def test_a_token_of_hold_is_on_disk_when_its_body_begins(
