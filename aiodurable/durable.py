@@ -191,9 +191,22 @@ class Durable:
             self.loop = asyncio.get_running_loop()
             self._stack = stack.pop_all()
 
+    def drain(self) -> None:
+        """Say that the process stops: graphs at work stop at their next superstep, with LangGraph's
+        `GraphDrained`, and a run that is cancelled from now on, or whose stream is left, ends as
+        drained. A worker goes on with it, or the next call.
+
+        Call it before the requests or tasks of the process are cancelled, or right after. For good;
+        idempotent. A worker of this `Durable` goes on claiming until it drains, too.
+
+        Raises:
+            ClosedError: it is not open.
+        """
+        self._opened().cancellations.drain()
+
     async def aclose(self) -> None:
-        """Close the services. Idempotent; bounded in time. Closing releases the leases that are
-        still held.
+        """Close the services. Idempotent; bounded in time. Closing drains the runs that are at
+        work, as `drain` does, cancels them, and releases the leases that are still held.
 
         Raises:
             ClosedError: it is open in another event loop, and that one is not closed; it stays open

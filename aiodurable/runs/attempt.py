@@ -18,7 +18,7 @@ from langgraph.types import Command
 from aiodurable.checkpoints.write_session import Finished
 from aiodurable.errors import ClosedError, LeaseLostError, PostgresUnavailableError
 from aiodurable.events import AttemptEnded, AttemptStarted, RunNotAccepted, emit, traceparent
-from aiodurable.models import RunRecord, RunStatus, ThreadStatus, WorkflowCheckpoint
+from aiodurable.models import PauseReason, RunRecord, RunStatus, ThreadStatus, WorkflowCheckpoint
 from aiodurable.runs.accepted import Accepted, record_of
 from aiodurable.runs.answer_delivery import AnswerDelivery, of_waits
 from aiodurable.runs.durable_time import AttemptClock
@@ -438,7 +438,12 @@ class Attempt:
             )
         lacking = self._lacking(thread, error)
         outcome = outcome_of(
-            thread, error, consumed=consumed, accepting=self._accepting, lacking=lacking
+            thread,
+            error,
+            consumed=consumed,
+            accepting=self._accepting,
+            stopping=self._services.cancellations.draining,
+            lacking=lacking,
         )
         if outcome is None:
             return thread
@@ -451,6 +456,9 @@ class Attempt:
         if (kept or of_waits(delivery.answers)) and outcome.status is RunStatus.INTERRUPTED:
             # signals that have left the mailbox: a worker delivers them
             again_after_s = None if self.graph.name is None else _DELIVERED_AFTER_S
+        if outcome.reason == PauseReason.DRAINED and self._services.cancellations.draining:
+            # no caller is left here: a worker goes on with it
+            again_after_s = None if self.graph.name is None else 0
         finished_at = await self._services.ledger.finish(
             self.run_id,
             fence=self._lease.fence,

@@ -1,4 +1,5 @@
 """Cancelling a run on request: a ledger column requests it, and the process that runs it sees it.
+And stopping every run where the process stops.
 
 NOTIFY only speeds this up: a process with active runs polls once per heartbeat, with one statement
 for all of them.
@@ -60,6 +61,42 @@ class Cancellations:
         self._runs: dict[str, Callable[[datetime], None]] = {}
         self._task: asyncio.Task[None] | None = None
         self._started, self._hurried = asyncio.Event(), asyncio.Event()
+        self._open = set[Cancelling]()
+        self._all_over = asyncio.Event()
+        self.draining = False
+
+    def opened(self, cancelling: Cancelling) -> None:
+        """An attempt is at work."""
+        self._open.add(cancelling)
+        if self.draining:
+            cancelling.drain()
+
+    def over(self, cancelling: Cancelling) -> None:
+        """The end of an attempt is recorded."""
+        self._open.discard(cancelling)
+        if not self._open:
+            self._all_over.set()
+
+    def drain(self) -> None:
+        """The process stops: have every graph stop at its next superstep. What is cancelled from
+        now on ends as drained. Idempotent.
+        """
+        self.draining = True
+        for cancelling in self._open:
+            cancelling.drain()
+
+    async def stop(self, timeout_s: float) -> None:
+        """Drain, cancel every run at work, and wait until their ends are recorded, at most so many
+        seconds.
+        """
+        self.drain()
+        self._all_over.clear()
+        for cancelling in self._open:
+            cancelling.stop()
+        if self._open:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self._all_over.wait()
 
     def add(self, run_id: str, cancel: Callable[[datetime], None]) -> None:
         """Register a run: every poll calls `cancel` while a request for it is pending."""
@@ -116,6 +153,8 @@ class Cancellations:
 class Cancelling:
     """Cancels the task that runs an attempt, and knows afterwards whether that ended the attempt.
 
+    It is cancelled on request, or because the process stops.
+
     It counts cancellations as `asyncio.timeout` does. A node that swallows the cancellation is
     cancelled again at every poll, and every few seconds once its run has ended; its graph stops
     at the next superstep. Its run does not wait for it, nor for the consumer of a stream.
@@ -139,6 +178,7 @@ class Cancelling:
         self._run_id, self._thread_id = run_id, thread_id
         self._abandon = abandon
         self._requested_at: datetime | None = None
+        self._stopped = False
         self._task: asyncio.Task[Any] | None = None
         self._patience: asyncio.TimerHandle | None = None
         self._abandoning: asyncio.Task[None] | None = None
@@ -155,6 +195,18 @@ class Cancelling:
         """Cancel the attempt."""
         self._requested_at = at
         self._control.request_drain("cancelled")
+        self._cancel()
+
+    def drain(self) -> None:
+        """Have the graph stop at its next superstep."""
+        self._control.request_drain("drained")
+
+    def stop(self) -> None:
+        """Cancel the attempt, as its process stops."""
+        self._stopped = True
+        self._cancel()
+
+    def _cancel(self) -> None:
         if self._task is not None:
             self._fired += 1
             self._task.cancel(f"run {self._run_id!r} was cancelled")
@@ -195,7 +247,7 @@ class Cancelling:
     @property
     def requested(self) -> bool:
         """Whether the attempt was to end."""
-        return self._requested_at is not None
+        return self._stopped or self._requested_at is not None
 
     async def ended(self) -> bool:
         """Say that the graph has ended. Whether its run had ended without it."""
@@ -215,14 +267,14 @@ class Cancelling:
         self._task = None
         yield
         self.enter()
-        if self._requested_at is not None:
+        if self.requested:
             raise self.error
 
     def leave(self, error: BaseException | None) -> bool:
         """Stop cancelling, and return whether the request ended the run."""
         alone = self._undo()
         self._task = None
-        if self._requested_at is None:
+        if not self.requested:
             return False
         if self._abandoned:
             return alone
@@ -231,8 +283,10 @@ class Cancelling:
         )
 
     @property
-    def error(self) -> RunCancelledError:
+    def error(self) -> RunCancelledError | GraphDrained:
         """The error for the run's caller."""
+        if self._requested_at is None:
+            return GraphDrained("the process stops")
         return RunCancelledError(
             f"run {self._run_id!r} of thread {self._thread_id!r} was cancelled: the thread is"
             " paused, run.ainvoke() goes on",

@@ -53,14 +53,16 @@ class Closing:
             attempt.control,
             run_id=attempt.run_id,
             thread_id=lease.thread_id,
-            abandon=abandon,
+            abandon=self._without_its_node,
         )
+        self._abandon = abandon
 
     async def __aenter__(self) -> Cancelling:
         cancelling, control = self._cancelling, self._attempt.control
         cancelling.enter()
         self._unwatch = self._lease.on_lost(lambda: control.request_drain("lease lost"))
         self._services.cancellations.add(self._attempt.run_id, cancelling.request)
+        self._services.cancellations.opened(cancelling)
         self._leaving = enter(self._services.observers, self._lease.thread_id)
         return cancelling
 
@@ -70,15 +72,23 @@ class Closing:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Raises `RunCancelledError` if a request ended the run, and `GraphChangedError` if its
-        graph ended for lack of the nodes that were next.
+        """Raises `RunCancelledError` if a request ended the run, `GraphDrained` if the end of the
+        process did, and `GraphChangedError` if its graph ended for lack of the nodes that were
+        next.
         """
         try:
             await self._record(error)
         finally:
+            self._services.cancellations.over(self._cancelling)
             self._unwatch()
             for leave in self._leaving:
                 leave()
+
+    async def _without_its_node(self) -> None:
+        try:
+            await self._abandon()
+        finally:
+            self._services.cancellations.over(self._cancelling)
 
     async def _record(self, error: BaseException | None) -> None:
         cancelling, attempt = self._cancelling, self._attempt

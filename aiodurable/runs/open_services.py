@@ -87,6 +87,7 @@ async def open_services(
             raises_tokens=True,
         )
     )
+    stack.push_async_callback(cancellations.stop, settings.close_timeout_s)
     # After the locks, which refuse a standby for what it is: this one writes.
     await agree_on_namespace(
         checkpoints.database, settings.namespace, declare=bool(settings.lock_connections)

@@ -41,6 +41,7 @@ def outcome_of(
     *,
     consumed: bool,
     accepting: bool = True,
+    stopping: bool = False,
     lacking: Sequence[str] = (),
 ) -> Outcome | None:
     """How an attempt ended.
@@ -56,6 +57,7 @@ def outcome_of(
         consumed: whether a checkpoint has taken the run's input.
         accepting: whether this attempt accepted the run. Only that one may reject it because of its
             input: later attempts must not lose an input that nobody else has.
+        stopping: whether the process stops: then a cancellation says nothing of the run.
         lacking: pending nodes that the graph does not have; LangGraph ends there without an error.
 
     Returns:
@@ -81,6 +83,8 @@ def outcome_of(
         case GraphRecursionError():
             return Outcome(RunStatus.PAUSED, PauseReason.RECURSION_LIMIT)
         case GraphDrained():
+            return Outcome(RunStatus.PAUSED, PauseReason.DRAINED)
+        case asyncio.CancelledError() | GeneratorExit() if stopping:
             return Outcome(RunStatus.PAUSED, PauseReason.DRAINED)
         case asyncio.CancelledError():
             return Outcome(RunStatus.PAUSED, PauseReason.CANCELLED)

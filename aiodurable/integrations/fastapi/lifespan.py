@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
 from fastapi import FastAPI
 
@@ -19,7 +19,8 @@ def durable_lifespan(
     work: bool | Callable[[Durable], Worker] = False,
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     """A lifespan for `FastAPI(lifespan=…)`: it opens the `Durable`, installs it for all requests,
-    sets `app.state.durable`, and closes it when the app stops.
+    sets `app.state.durable`, and closes it when the app stops. Runs that are at work then end as
+    drained; see `Durable.drain`.
 
     Args:
         make: makes the `Durable`; called at each start of the app, in its event loop. The settings
@@ -33,11 +34,12 @@ def durable_lifespan(
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
         async with make() as durable:
             app.state.durable = durable.install()
-            if work is False:
-                yield
-                return
-            async with durable.work() if work is True else work(durable) as worker:
-                app.state.worker = worker
+            async with AsyncExitStack() as stack:
+                if work is not False:
+                    worker = durable.work() if work is True else work(durable)
+                    app.state.worker = await stack.enter_async_context(worker)
+                # First of all: the server has just cancelled the requests that were left.
+                stack.callback(durable.drain)
                 yield
 
     return lifespan

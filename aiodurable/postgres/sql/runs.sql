@@ -310,7 +310,7 @@ WHERE r.fencing_token = w.token
 -- or a removal, finds a larger token in the row, or no row. An end that a later checkpoint has
 -- recorded stays (ended of checkpoints.sql): the attempt was cancelled while that was written. A
 -- run that is to be cancelled is not scheduled again. A drained run that came out of a queue goes
--- back there.
+-- back there; another one that workers may claim goes to the queue "default".
 -- waiting_for: the signals that a run waits for, one a line; empty: it sleeps. A worker goes on
 -- with it, also where no queue had it (aiodurable_signals_open_idx); a call does where its graph
 -- has no name, by which a worker could find it.
@@ -319,7 +319,8 @@ UPDATE aiodurable_runs r
 SET status = CASE WHEN r.cancel_requested_at IS NOT NULL AND t.again THEN 'paused'
                   ELSE w.status END,
     status_reason = CASE WHEN r.cancel_requested_at IS NOT NULL
-                              AND (t.again OR w.waiting_for IS NOT NULL) THEN 'cancelled'
+                              AND (t.again OR w.waiting_for IS NOT NULL OR w.reason = 'drained')
+                         THEN 'cancelled'
                          ELSE w.reason END,
     error = w.error, traceback = w.traceback,
     checkpoint_id = w.checkpoint_id, consumed = r.consumed OR w.consumed,
@@ -339,14 +340,13 @@ SET status = CASE WHEN r.cancel_requested_at IS NOT NULL AND t.again THEN 'pause
                         ELSE w.due END,
     failures = coalesce(w.failures, r.failures),
     waiting_for = pg_catalog.string_to_array(w.waiting_for, E'\n'), signalled = false,
-    queue = CASE WHEN w.waiting_for IS NULL THEN r.queue ELSE coalesce(r.queue, 'default') END,
-    priority = CASE WHEN w.waiting_for IS NULL THEN r.priority ELSE coalesce(r.priority, 0) END,
-    fairness_key = CASE WHEN w.waiting_for IS NULL THEN r.fairness_key
-                        ELSE coalesce(r.fairness_key, '') END,
-    position = CASE WHEN w.waiting_for IS NULL THEN r.position
-                    ELSE coalesce(
+    queue = CASE WHEN t.queued THEN coalesce(r.queue, 'default') ELSE r.queue END,
+    priority = CASE WHEN t.queued THEN coalesce(r.priority, 0) ELSE r.priority END,
+    fairness_key = CASE WHEN t.queued THEN coalesce(r.fairness_key, '') ELSE r.fairness_key END,
+    position = CASE WHEN t.queued THEN coalesce(
                         r.position,
-                        pg_catalog.nextval('aiodurable_run_positions'::pg_catalog.regclass)) END
+                        pg_catalog.nextval('aiodurable_run_positions'::pg_catalog.regclass))
+                    ELSE r.position END
 FROM unnest(:run_ids::text[], :tokens::bigint[], :lease_ids::bigint[], :thread_ids::text[],
             :statuses::text[], :errors::text[], :tracebacks::text[], :reasons::text[],
             :checkpoint_ids::text[], :consumed::boolean[], :again_after_s::double precision[],
@@ -354,7 +354,10 @@ FROM unnest(:run_ids::text[], :tokens::bigint[], :lease_ids::bigint[], :thread_i
      AS w (run_id, token, lease_id, thread_id, status, error, traceback, reason, checkpoint_id,
            consumed, again_after_s, failures, waiting_for, due)
 CROSS JOIN LATERAL (
-    SELECT w.again_after_s IS NOT NULL OR w.status = 'paused' AND w.waiting_for IS NOT NULL AS again
+    SELECT w.again_after_s IS NOT NULL
+           OR w.status = 'paused' AND w.waiting_for IS NOT NULL AS again,
+           w.waiting_for IS NOT NULL
+           OR w.reason = 'drained' AND w.again_after_s IS NOT NULL AS queued
 ) t
 -- By run_id alone: all of a thread's runs may be read by the other.
 WHERE r.run_id = w.run_id AND r.thread_id || '' = w.thread_id AND r.fencing_token = w.token
