@@ -57,25 +57,33 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class LeaseAcquired(Event):
-    """A thread's lease was acquired, `waited_s` seconds after it was requested."""
+    """A lease was acquired, `waited_s` seconds after it was requested.
+
+    Attributes:
+        of_thread: whether it is that of a thread; else it is a lock of the caller's own, whose name
+            is `thread_id`, with a token of its own.
+    """
 
     token: int
     waited_s: float
+    of_thread: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseReleased(Event):
-    """A thread's lease was released, after `held_s` seconds."""
+    """A lease was released, after `held_s` seconds; see `LeaseAcquired`."""
 
     token: int
     held_s: float
+    of_thread: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseLost(Event):
-    """A thread's lease was lost while it was needed."""
+    """A lease was lost while it was needed; see `LeaseAcquired`."""
 
     token: int
+    of_thread: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,7 @@ class _AtWork:
     run: Span
     attempt: Span
     """The run's own where the run has no details."""
-    lease: tuple[str, int] | None
+    lease: tuple[str, int, bool] | None
     detailed: bool
 
     def end(self) -> None:
@@ -126,8 +126,8 @@ class OpenTelemetryObserver:
         self._taken = False
         self._tracer = trace.get_tracer("aiodurable", tracer_provider=tracer_provider)
         self._leases = leases
-        self._held = OrderedDict[tuple[str, int], _Held]()
-        self._newest = dict[str, tuple[str, int]]()
+        self._held = OrderedDict[tuple[str, int, bool], _Held]()
+        self._newest = dict[str, tuple[str, int, bool]]()
         self._at_work = dict[str, _AtWork]()
         """By thread: one run of a thread is at work at a time."""
         self._begun = dict[str, tuple[Span, str]]()
@@ -286,26 +286,26 @@ class OpenTelemetryObserver:
         work.end()
 
     def _acquired(self, event: LeaseAcquired) -> None:
-        key = (event.thread_id, event.token)
+        key = (event.thread_id, event.token, event.of_thread)
         self._held[key] = _Held(time.time_ns(), event.waited_s)
-        self._newest[event.thread_id] = key
+        if event.of_thread:
+            self._newest[event.thread_id] = key
         while len(self._held) > _MOST_LEASES:
             old, _ = self._held.popitem(last=False)
             self._forget(old)
 
     def _lost(self, event: LeaseLost) -> None:
-        held = self._held.get((event.thread_id, event.token))
+        held = self._held.get((event.thread_id, event.token, event.of_thread))
         if held is not None:
             held.lost = True
 
     def _released(self, event: LeaseReleased) -> None:
-        key = (event.thread_id, event.token)
+        key = (event.thread_id, event.token, event.of_thread)
         held = self._held.pop(key, None)
         self._forget(key)
         work = self._at_work.get(event.thread_id)
         if work is not None and work.lease == key:
             # What an attempt that lost its lease left open: its new holder says how the run ends.
-            # A lock of the caller's own may have the thread's name.
             self._end(event.thread_id)
         if held is None or not self._leases:
             return
@@ -326,7 +326,7 @@ class OpenTelemetryObserver:
             span.set_status(Status(StatusCode.ERROR, "lost"))
         span.end()
 
-    def _forget(self, key: tuple[str, int]) -> None:
+    def _forget(self, key: tuple[str, int, bool]) -> None:
         if self._newest.get(key[0]) == key:
             del self._newest[key[0]]
 

@@ -302,7 +302,7 @@ class Acquirer:
     # ---- parts ----------------------------------------------------------------------------------
 
     def _announce(self, lease: SessionLease, waited_s: float) -> None:
-        lease.before_release(announce(self.observers, lease, waited_s=waited_s))
+        lease.before_release(announce(self.observers, lease, waited_s=waited_s, of_thread=False))
 
     def _session_for(self, key: int) -> LockSession | None:
         """The session for a key; the same one while it is up, which releases before it tries

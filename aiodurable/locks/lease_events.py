@@ -12,7 +12,7 @@ __all__ = ["announce"]
 
 
 def announce(
-    observers: Sequence[Observer], lease: Losable, *, waited_s: float
+    observers: Sequence[Observer], lease: Losable, *, waited_s: float, of_thread: bool
 ) -> Callable[[], None]:
     """Emit `LeaseAcquired`, and `LeaseLost` if the lease is lost.
 
@@ -23,12 +23,12 @@ def announce(
         return _nothing
 
     def lost() -> None:
-        emit(observers, LeaseLost(name, token=token))
+        emit(observers, LeaseLost(name, token, of_thread))
 
     def released() -> None:
-        emit(observers, LeaseReleased(name, token=token, held_s=time.monotonic() - acquired))
+        emit(observers, LeaseReleased(name, token, time.monotonic() - acquired, of_thread))
 
-    emit(observers, LeaseAcquired(name, token=token, waited_s=waited_s))
+    emit(observers, LeaseAcquired(name, token, waited_s, of_thread))
     lease.on_lost(lost)
     return released
 

@@ -103,7 +103,7 @@ async def acquire_lease(
     announce_release: Callable[[], None] | None = None
     _held.set((*held, (services, lease)))
     try:
-        announce_release = announce(services.observers, lease, waited_s=waited_s)
+        announce_release = announce(services.observers, lease, waited_s=waited_s, of_thread=True)
         async with cancel_on_lost(lease):
             if on_busy == "rollback":
                 await roll_back(services, lease)

@@ -25,6 +25,7 @@ MEANT = {
     "programs/worker_campaign.py": "kills at random moments, for minutes",
     "programs/worker_soak.py": "a look at a count, which a poll every 10 ms would load",
     "programs/worker_process.py": "a step that takes time",
+    "programs/web_process.py": "a step that takes time",
     "browser/shown.py": "steps that take time, and one that sleeps durably",
     "support/campaign_effects.py": "a side effect that waits for Postgres",
     "support/campaign_faults.py": "faults at random moments",

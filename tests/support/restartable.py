@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import tempfile
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Literal
 
 from aiodurable.embedded import start_server, stop_server
 from tests.support.ports import free_port
-from tests.support.waiting import LIMIT_S
+from tests.support.waiting import wait_until_sync
 
 How = Literal["fast", "immediate"]
 
@@ -60,10 +59,7 @@ class OwnServer:
         """
         pid = self._data / "postmaster.pid"
         os.kill(int(pid.read_text().split()[0]), signal.SIGQUIT)
-        deadline = time.monotonic() + LIMIT_S
-        while pid.exists():
-            assert time.monotonic() < deadline, "Postgres did not end"
-            time.sleep(0.01)
+        wait_until_sync(lambda: not pid.exists(), what="Postgres to end")
 
     async def restart(self, how: How = "fast") -> None:
         await self.stop(how)
