@@ -152,8 +152,15 @@ async def _lock_when_free(
     if on_busy == "reject":
         return await _lock(services, thread_id, timeout=0)
     if on_busy in INTERRUPTING:
-        async with interrupting(services, thread_id, run_id, on_busy):
-            return await _lock(services, thread_id, timeout=timeout)
+        got: Lease | None = None
+        try:
+            async with interrupting(services, thread_id, run_id, on_busy):
+                got = await _lock(services, thread_id, timeout=timeout)
+        except BaseException:  # a cancellation while `interrupting` ends: the caller has no lock
+            if got is not None:
+                await got.release()
+            raise
+        return got
     if on_busy == "enqueue":
         began = time.monotonic()
         await wait_in_line(services, thread_id, run_id, timeout=timeout)

@@ -146,6 +146,29 @@ async def test_a_run_that_begins_under_the_lease_that_was_in_the_way_is_cancelle
     assert (await new)["xs"][-3:] == ["new", "a", "b"]
 
 
+@pytest.mark.parametrize("on_busy", ["interrupt", "rollback"])
+async def test_a_call_that_is_cancelled_as_it_gets_the_lock_leaves_the_thread_free(
+    durable: Durable, on_busy: Any
+) -> None:
+    async def interrupts() -> None:
+        async with durable.hold("t", on_busy=on_busy, timeout=20):
+            raise AssertionError("the body began after the cancellation")
+
+    def again() -> list[asyncio.Task[Any]]:
+        return [task for task in asyncio.all_tasks() if task.get_name() == "aiodurable interrupt t"]
+
+    elsewhere = contextvars.copy_context()
+    async with durable.hold("t"):
+        call = asyncio.create_task(interrupts(), context=elsewhere)
+        # It ends once the call has the lock, before the body begins.
+        (interrupting,) = await wait_until(again)
+        interrupting.add_done_callback(lambda _: call.cancel())
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    async with durable.hold("t"):
+        pass
+
+
 async def test_runs_that_wait_in_the_queue_are_given_up_by_a_call_that_interrupts(
     durable: Durable,
 ) -> None:
