@@ -239,7 +239,9 @@ async def test_of_a_lock_session_only_the_tokens_of_bare_locks_wait_for_the_disk
     name = conninfo_to_dict(dsn)["dbname"]
     await db.execute(f'ALTER DATABASE "{name}" SET synchronous_commit = {default}')
     async with Durable(dsn, settings=ONE_SESSION) as durable:
-        connection = connection_of(session_of(services_of(durable).locks))
+        session = session_of(services_of(durable).locks)
+        await wait_until(lambda: session.idle)  # its first audit uses the connection too
+        connection = connection_of(session)
         for block, args, expected in (
             ("acquire", [1], waits),
             ("batch", [[], [3], False], waits),
