@@ -80,6 +80,7 @@ class Closing:
             await self._record(error)
         finally:
             self._services.cancellations.over(self._cancelling)
+            del self._cancelling  # their cycle would be left to the garbage collector
             self._unwatch()
             for leave in self._leaving:
                 leave()
