@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -216,8 +217,8 @@ async def test_what_postgres_refuses_in_the_callers_transaction_is_an_error_of_o
         await run_on(conn, "SELECT 1")
     assert state in str(refused.value)
     assert "secret" not in str(refused.value)
-    said = refused.value if error is StatementRefusedError else refused.value.__cause__
-    assert getattr(said, "sqlstate", None) == state
+    # the driver's error has the function's text, so it is no cause
+    assert "secret" not in "".join(traceback.format_exception(refused.value))
 
 
 @pytest.mark.parametrize("connected", KINDS)

@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from aiodurable import (
     ClosedError,
@@ -181,6 +181,14 @@ async def test_a_circuit_that_is_open_ends_no_task_group(
         pruner.cancel()
 
 
+FEW_RIGHTS = """
+DO $$ BEGIN CREATE ROLE prunes_nothing LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
+GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO prunes_nothing;
+GRANT USAGE, UPDATE ON ALL SEQUENCES IN SCHEMA public TO prunes_nothing;
+"""
+"""A role that may do all but delete."""
+
+
 async def test_it_ends_when_its_durable_is_closed_or_its_role_lacks_a_right(
     dsn: str, saver: AsyncPostgresSaver
 ) -> None:
@@ -193,9 +201,9 @@ async def test_it_ends_when_its_durable_is_closed_or_its_role_lacks_a_right(
         await within(30, closed, what="the pruner to end with its Durable")
     await Thread(dsn, saver, "thread", "linear").start()
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
-        await connection.execute(TROUBLE.encode())
-        await connection.execute("INSERT INTO trouble VALUES ('42501')")
-    async with Durable(dsn) as durable:
+        await connection.execute(FEW_RIGHTS.encode())
+    few = make_conninfo(dsn, user="prunes_nothing")
+    async with Durable(few, settings=Settings(auto_migrate=False)) as durable:
         with pytest.raises(ConfigurationError, match="right"):
             await within(
                 30,
