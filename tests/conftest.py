@@ -215,6 +215,14 @@ async def durable(dsn: str) -> AsyncIterator[Durable]:
 
 
 @pytest.fixture
+async def db(dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection of the test's own."""
+    connection = await asyncpg.connect(**parse_dsn(dsn).asyncpg)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
 async def crowd(dsn: str) -> AsyncIterator[Any]:
     """A connection to a fresh database, among the rows that a module's `template` adds."""
     connection: Any = await asyncpg.connect(dsn)

@@ -3,13 +3,11 @@
 from collections.abc import AsyncIterator
 from typing import Any
 
-import asyncpg
 import pytest
 
 from aiodurable.checkpoints import AsyncCheckpointerPool, DurableSaver
 from aiodurable.checkpoints.fences import Fence
 from aiodurable.checkpoints.write_session import WriteSession
-from aiodurable.dsn import parse_dsn
 
 
 @pytest.fixture
@@ -21,14 +19,6 @@ async def pool(dsn: str) -> AsyncIterator[AsyncCheckpointerPool]:
 @pytest.fixture
 def saver(pool: AsyncCheckpointerPool) -> DurableSaver:
     return pool.get_checkpointer()
-
-
-@pytest.fixture
-async def db(dsn: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection of the test's own."""
-    connection = await asyncpg.connect(**parse_dsn(dsn).asyncpg)
-    yield connection
-    await connection.close()
 
 
 @pytest.fixture

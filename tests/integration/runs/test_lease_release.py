@@ -33,13 +33,6 @@ async def durable(dsn: str) -> AsyncIterator[Durable]:
         yield opened
 
 
-@pytest.fixture
-async def db(dsn: str) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(**parse_dsn(dsn).asyncpg)
-    yield connection
-    await connection.close()
-
-
 async def hold(durable: Durable) -> None:
     async with durable.hold("t"):
         pass

@@ -44,13 +44,6 @@ async def durable(dsn: str) -> AsyncIterator[Durable]:
 
 
 @pytest.fixture
-async def db(dsn: str) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(**parse_dsn(dsn).asyncpg)
-    yield connection
-    await connection.close()
-
-
-@pytest.fixture
 def leased(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many threads each statement that raises tokens was about."""
     sizes: list[int] = []

@@ -7,7 +7,7 @@ again. An earlier holder of the thread then has the same token, but another leas
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import asyncpg
@@ -37,13 +37,6 @@ ACCEPTED: dict[str, Any] = {
 }
 OUTCOME: dict[str, Any] = {"error": None, "reason": None, "checkpoint_id": None}
 CHECKPOINTS = load("checkpoints")
-
-
-@pytest.fixture
-async def db(dsn: str) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(**parse_dsn(dsn).asyncpg)
-    yield connection
-    await connection.close()
 
 
 @pytest.fixture
