@@ -6,9 +6,9 @@ earlier holder with the same token still cannot write.
 
 A token is raised in the statement that takes the thread's lock, whose commit does not wait for the
 disk. Postgres writes its log in order, so the first commit under the lease that does wait takes the
-token along. Until then a crash may undo it, and give the next lease the
-same one. Both did not write: the first has committed nothing, or its token would be there, and what
-it sends later finds another lease id.
+token along. Until then a crash may undo it, and give the next lease the same one. Both did not
+write: the first has committed nothing, or its token would be there, and what it sends later finds
+another lease id.
 """
 
 from __future__ import annotations

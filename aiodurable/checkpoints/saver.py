@@ -149,7 +149,7 @@ class DurableSaver(AsyncPostgresSaver):
         """
         if get_checkpoint_id(config):
             return await super().aget_tuple(config)
-        configurable = config["configurable"]  # pyright: ignore[reportTypedDictNotRequiredAccess]  # a saver is never called without
+        configurable = _configurable(config)
         thread_id, namespace = configurable["thread_id"], configurable.get("checkpoint_ns", "")
         carried: WriteSession | None = configurable.get(SESSION_KEY)
         if (
@@ -230,7 +230,7 @@ class DurableSaver(AsyncPostgresSaver):
             WorkflowExecutionError: its id does not sort after its parent's; nothing was written.
             PostgresUnavailableError: Postgres could not be reached for longer than a restart takes.
         """
-        configurable = config["configurable"]  # pyright: ignore[reportTypedDictNotRequiredAccess]  # a saver is never called without
+        configurable = _configurable(config)
         session = self._session_of(configurable)
         if session is None:
             return await super().aput(config, checkpoint, metadata, new_versions)
@@ -316,7 +316,7 @@ class DurableSaver(AsyncPostgresSaver):
         task_path: str = "",
     ) -> None:
         """Store the writes of a task. Returns after the commit. Raises what `aput` raises."""
-        configurable = config["configurable"]  # pyright: ignore[reportTypedDictNotRequiredAccess]  # a saver is never called without
+        configurable = _configurable(config)
         session = self._session_of(configurable)
         if session is None:
             return await super().aput_writes(config, writes, task_id, task_path)
@@ -497,6 +497,10 @@ class DurableSaver(AsyncPostgresSaver):
                 " name and an `a` before it"
             )
         asyncio.run_coroutine_threadsafe(work, self.loop).result()
+
+
+def _configurable(config: RunnableConfig) -> dict[str, Any]:
+    return config["configurable"]  # pyright: ignore[reportTypedDictNotRequiredAccess]  # a saver is never called without
 
 
 def _session_in(config: RunnableConfig | None) -> WriteSession | None:

@@ -154,8 +154,7 @@ class WriteQueue:
 
     def add(self, write: Write) -> None:
         """Queue a write for the next batch. Raises `ClosedError` after `close`."""
-        if self._closed:
-            self._refuse_closed()
+        self._refuse_closed()
         self._rows += write.count
         self._bytes += write.size
         thread_id = write.fence.thread_id

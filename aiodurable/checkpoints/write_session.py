@@ -106,8 +106,7 @@ class WriteSession:
 
     def check(self) -> None:
         """Raise `LeaseLostError` if nothing may be written through it any more."""
-        if self.fence.revocation.revoked:
-            raise self.fence.lost()
+        self.fence.check()
         if self.closed:
             raise LeaseLostError(
                 f"cannot write thread {self.thread_id!r}: the attempt that writes is over, because"

@@ -52,10 +52,9 @@ __all__ = [
 
 OnUnfinished = Literal["resume", "raise", "restart", "retry"]
 
-_ON_PURPOSE = (PauseReason.BREAKPOINT, PauseReason.CANCELLED, PauseReason.STREAM_CLOSED)
-"""Why a thread pauses on purpose."""
-
 _LEFT = (PauseReason.CANCELLED, PauseReason.STREAM_CLOSED)
+_ON_PURPOSE = (PauseReason.BREAKPOINT, *_LEFT)
+"""Why a thread pauses on purpose."""
 
 
 class Action(Enum):

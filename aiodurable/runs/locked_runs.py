@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from aiodurable.errors import LockTimeoutError, StatementRefusedError
 from aiodurable.postgres.errors import is_conflict
 from aiodurable.postgres.retry import LOCKED_ROW
+from aiodurable.runs.ledger_writes import PATIENCE_S
 
 __all__ = ["patiently"]
 
 T = TypeVar("T")
-
-PATIENCE_S: Final = 10.0
-"""Seconds for which a statement is tried again."""
 
 
 async def patiently(write: Callable[[], Awaitable[T]], what: str, thread_id: str | None) -> T:

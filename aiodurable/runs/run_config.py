@@ -74,9 +74,7 @@ def named_run(run_id: str | None, config: RunnableConfig | None, thread_id: str)
     Raises:
         InvalidArgumentError: an invalid run_id, or two different ones.
     """
-    if config is None:
-        return None if run_id is None else validate_run_id(run_id)
-    metadata = config.get("metadata") if isinstance(config, Mapping) else None  # pyright: ignore[reportUnnecessaryIsInstance]  # checked later, with an error of its own
+    metadata = config.get("metadata") if isinstance(config, Mapping) else None
     inside: Any = metadata.get("run_id") if isinstance(metadata, Mapping) else None
     if inside is not None and run_id is not None and str(inside) != run_id:
         raise InvalidArgumentError(

@@ -5,8 +5,8 @@
 -- makes way for the run: queued runs are given up, one that waits for another attempt has none, an
 -- open question, a gate and what failed are passed, and the run at work is cancelled (the channel
 -- hurries it). What is due later stays. The rows are locked first, as in cancel of queue.sql; in
--- the order in which begin of worker.sql takes them. Returns the token
--- and the id of the thread's lease.
+-- the order in which begin of worker.sql takes them. Returns the token and the id of the thread's
+-- lease.
 WITH found AS MATERIALIZED (
     SELECT k.run_id, k.status, k.claim_state
     FROM aiodurable_runs k
