@@ -60,7 +60,7 @@ class ThreadCopy:
         if row is None or not row["copied"]:
             raise CheckpointNotFoundError(
                 f"cannot find checkpoint {checkpoint_id!r} of thread {source!r}: it may have been"
-                " pruned; history(thread_id) lists the checkpoints",
+                " pruned; threads.history(thread_id) lists the checkpoints",
                 thread_id=source,
                 checkpoint_id=checkpoint_id,
             )

@@ -79,12 +79,13 @@ def _ending_with_a_code() -> Generator[None]:
     except (click.ClickException, click.Abort, click.exceptions.Exit):
         raise
     except Exception as error:
-        from aiodurable.cli.exit_codes import FailedCommand, exit_of  # noqa: PLC0415 - for --help
+        from aiodurable.cli.advice import with_commands  # noqa: PLC0415 - for --help
+        from aiodurable.cli.exit_codes import FailedCommand, exit_of  # noqa: PLC0415 - as above
         from aiodurable.errors import AiodurableError  # noqa: PLC0415 - as above
 
         if not isinstance(error, AiodurableError):
             raise
-        raise FailedCommand(str(error), exit_of(error)) from error
+        raise FailedCommand(with_commands(str(error)), exit_of(error)) from error
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Any, TextIO
 
 import click
 
+from aiodurable.cli.advice import with_commands
 from aiodurable.cli.database import dsn_option, open_read_only
 from aiodurable.cli.exit_codes import Exit, FailedCommand, exit_of
 from aiodurable.cli.progress import shown_progress
@@ -73,8 +74,8 @@ async def _accept(dsn: str | None, file: TextIO) -> int:
                 except (AiodurableError, click.UsageError) as error:
                     code = exit_of(error) if isinstance(error, AiodurableError) else Exit.USAGE
                     raise FailedCommand(
-                        f"{error}; no run of the lines {first} to {last} was accepted, and all"
-                        " before them were",
+                        f"{with_commands(str(error))}; no run of the lines {first} to {last} was"
+                        " accepted, and all before them were",
                         code,
                     ) from error
                 first = last + 1

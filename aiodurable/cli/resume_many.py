@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from aiodurable.cli.advice import with_commands
 from aiodurable.cli.app import app_option, load_app
 from aiodurable.cli.audit import record
 from aiodurable.cli.confirm import confirm
@@ -15,6 +16,7 @@ from aiodurable.cli.exit_codes import Exit
 from aiodurable.cli.format import one_line, quoted
 from aiodurable.cli.progress import shown_progress
 from aiodurable.cli.thread_filters import status_option, thread_filters
+from aiodurable.errors import AiodurableError
 from aiodurable.jsonable import json_text
 from aiodurable.models import ThreadStatus
 
@@ -108,7 +110,10 @@ def _print(report: ResumeReport, *, dry_run: bool) -> None:
         for thread_id in report.resumed:
             click.echo(f"would resume {quoted(thread_id)}")
     for thread_id, error in sorted(report.failed.items()):
-        click.echo(f"{quoted(thread_id)}: {type(error).__name__}: {one_line(str(error))}", err=True)
+        said = one_line(
+            with_commands(str(error)) if isinstance(error, AiodurableError) else str(error)
+        )
+        click.echo(f"{quoted(thread_id)}: {type(error).__name__}: {said}", err=True)
     click.echo(
         f"{len(report.resumed):,} {'would be resumed' if dry_run else 'resumed'},"
         f" {len(report.failed):,} failed"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from aiodurable.cli.advice import with_commands
 from aiodurable.cli.database import dsn_option, open_read_only
 from aiodurable.cli.exit_codes import Exit
 from aiodurable.cli.format import one_line, quoted, shell_word
@@ -107,7 +108,7 @@ def _lines(one: Finding) -> str:
         (
             f"{where}  {one.kind}  {one_line(one.what)}",
             f"    matters: {one.why_it_matters}",
-            f"    do: {one.what_to_do}",
+            f"    do: {with_commands(one.what_to_do)}",
         )
     )
 

@@ -136,9 +136,7 @@ async def row_of(services: Services, namespace: str, new: NewRun) -> Row:
     if new.input is None:
         raise _refused(new, "input", "it has no input, and nothing would be done; pass one")
     if isinstance(new.input, Command) and new.input.resume is not None:
-        raise _refused(
-            new, "input", "an answer is no run of its own; give it with run.answer(value)"
-        )
+        raise _refused(new, "input", "an answer is no run of its own; run.answer(value) gives it")
     config = usable(new.config, thread_id)
     if bound is not None:
         check_call(bound.pregel, (), new.context, thread_id)

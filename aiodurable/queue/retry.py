@@ -41,12 +41,13 @@ def no_retry(run: RunRecord) -> WorkflowExecutionError | InvalidArgumentError:
             )
         case RunStatus.INTERRUPTED:
             return ThreadInterruptedError(
-                f"{what}: it waits for an answer; give it with run.answer(value)",
+                f"{what}: it waits for an answer; run.answer(value) gives it",
                 thread_id=run.thread_id,
             )
         case _ if run.graph is None:
             why = (
-                "its graph has no name by which a worker could find it; threads.retry runs it here"
+                "its graph has no name by which a worker could find it;"
+                " threads.retry(thread_id) runs it here"
             )
         case _ if run.dedup_key is not None:
             why = f"it is {run.status}, or another run has its dedup_key by now; create another run"

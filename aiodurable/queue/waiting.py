@@ -168,7 +168,7 @@ def _no_result(run: RunRecord) -> WorkflowExecutionError:
             requested_at=run.cancel_requested_at,
         )
     why = run.error or run.reason
-    what_to_do = "fix the cause, then call runs.retry(run_id)"
+    what_to_do = "fix the cause; then runs.retry(run_id) lets it go on"
     if run.status is RunStatus.PAUSED and run.reason in _ASLEEP:
         what_to_do = (
             "its graph has no name by which a worker could find it; a call goes on with it when it"

@@ -172,7 +172,7 @@ def _bare(
                 thread,
                 same,
                 "it has the same answer, so this may be a second delivery; if it is meant for the"
-                f" question that is open now, answer by its id: {{{interrupt_id!r}: …}}",
+                f" question that is open now, answer with a dict of its id: {interrupt_id!r}",
             )
         digest_of(interrupt_id, value)
         return {interrupt_id: value}
@@ -216,5 +216,5 @@ def already_left(thread: WorkflowCheckpoint, given: Answered) -> AlreadyAnswered
     return _already(
         thread,
         given,
-        f"it has the same answer, and the thread is {thread.status} since: call ainvoke()",
+        f"it has the same answer, and the thread is {thread.status} since: run.ainvoke() goes on",
     )

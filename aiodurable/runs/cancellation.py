@@ -289,7 +289,7 @@ class Cancelling:
             return GraphDrained("the process stops")
         return RunCancelledError(
             f"run {self._run_id!r} of thread {self._thread_id!r} was cancelled: the thread is"
-            " paused, run.ainvoke() goes on",
+            " paused, run.ainvoke() without input goes on",
             thread_id=self._thread_id,
             run_id=self._run_id,
             requested_at=self._requested_at,

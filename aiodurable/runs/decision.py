@@ -136,8 +136,8 @@ def _unfinished(
     if thread.status is ThreadStatus.QUARANTINED and on_unfinished != "retry":
         raise ThreadQuarantinedError(
             f"cannot go on with thread {thread.thread_id!r}: it failed {thread.attempts} times and"
-            " is quarantined; mend the cause, then call threads.retry(thread_id), or give it up"
-            ' with on_unfinished="restart" and an input',
+            " is quarantined; mend the cause, then threads.retry(thread_id) tries it again,"
+            ' on_unfinished="restart" with an input gives the work up',
             thread_id=thread.thread_id,
             attempts=thread.attempts,
         )
@@ -166,7 +166,8 @@ def paused(thread: WorkflowCheckpoint) -> ThreadPausedError:
     )
     return ThreadPausedError(
         f"cannot give thread {thread.thread_id!r} another input: it is stopped{at} ({why});"
-        ' run.ainvoke() without input goes on, on_unfinished="restart" gives the work up',
+        ' run.ainvoke() without input goes on, on_unfinished="restart" with an input gives the work'
+        " up",
         thread_id=thread.thread_id,
         reason=thread.reason,
         pending=thread.pending,
@@ -238,7 +239,7 @@ def may_go_on(thread: WorkflowCheckpoint) -> None:
     pending = f" before {', '.join(thread.pending)}" if thread.pending else ""
     raise ThreadPausedError(
         f"cannot resume thread {thread.thread_id!r} without a person: {why}{pending}; if a person"
-        " has decided, call run.ainvoke(), or resume_workflow(thread_id, past_gate=True)",
+        " has decided, run.ainvoke() or resume_workflow(thread_id, past_gate=True) goes on",
         thread_id=thread.thread_id,
         reason=thread.reason,
         pending=thread.pending,
@@ -257,8 +258,8 @@ def interrupted(thread: WorkflowCheckpoint) -> ThreadInterruptedError:
     count = len(thread.interrupts)
     return ThreadInterruptedError(
         f"cannot go on with thread {thread.thread_id!r}: it waits for {count}"
-        f" answer{'' if count == 1 else 's'}; read the questions from .interrupts, and answer with"
-        " run.answer(value)",
+        f" answer{'' if count == 1 else 's'}; .interrupts has the questions, run.answer(value)"
+        " answers one",
         thread_id=thread.thread_id,
         interrupts=thread.interrupts,
     )

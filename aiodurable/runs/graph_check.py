@@ -136,9 +136,9 @@ def refuse(
     return GraphChangedError(
         f"cannot resume thread {thread_id!r}: {name} does not fit what is stored:"
         f" {'; '.join(map(str, problems))}. Nothing ran and nothing was changed. Deploy code that"
-        " has what is missing, pass Durable(renamed={old: new}) for renamed nodes, or give the"
-        ' work up with on_unfinished="restart"; `aiodurable check` finds such threads before a'
-        " deploy",
+        " has what is missing, or pass Durable(renamed={old: new}) for renamed nodes; `aiodurable"
+        ' check` finds such threads before a deploy, on_unfinished="restart" with an input gives'
+        " the work up",
         thread_id=thread_id,
         graph=graph,
         recorded=recorded,

@@ -163,8 +163,8 @@ class Graphs:
             except KeyError:
                 known = ", ".join(sorted(self._registered)) or "none"
                 raise GraphNotRegisteredError(
-                    f"cannot find graph {graph!r}: registered are {known}; pass"
-                    f" Durable(graphs={{{graph!r}: …}})"
+                    f"cannot find graph {graph!r}: registered are {known}; give it this name in"
+                    " Durable(graphs=…)"
                 ) from None
         attached = self._attached(graph)
         own_name = None if attached.pregel.name == _UNNAMED else attached.pregel.name

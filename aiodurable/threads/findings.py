@@ -34,8 +34,8 @@ KINDS: Final[Mapping[str, _Kind]] = MappingProxyType(
             "two processes ran the thread at the same time, or somebody gave an older checkpoint a"
             " new input, as LangGraph allows; the newest line is what goes on, the other one's work"
             " is lost to it",
-            "nothing if that was on purpose; else compare both lines with threads.history;"
-            f" {_FORK}",
+            "nothing if that was on purpose; else compare both lines:"
+            f" threads.history(thread_id) has them; {_FORK}",
         ),
         "missing_parent": _Kind(
             "a checkpoint names a parent that is not there:",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from click.testing import CliRunner, Result
 
@@ -38,6 +40,54 @@ def test_a_run_is_accepted_listed_shown_cancelled_and_tried_again(dsn: str) -> N
     assert (late.exit_code, "not over within" in late.output) == (1, True)
     assert aiodurable(dsn, "runs", "show", "nothing").exit_code == 3
     assert aiodurable(dsn, "runs", "create", "t", "order", "--input", "{").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "words", "advice"),
+    [
+        ("queued", None, ("wait", "r", "--timeout", "0.1s"), "`aiodurable runs show RUN` says"),
+        ("superseded", "cancelled", ("wait", "r"), "`aiodurable runs retry RUN` lets it go on"),
+        ("quarantined", None, ("wait", "r"), "then `aiodurable runs retry RUN` lets it go on"),
+        ("complete", None, ("wait", "r"), "give it this name in --app"),
+        ("interrupted", None, ("retry", "r"), "`aiodurable threads answer THREAD ANSWER` gives it"),
+        (
+            "queued",
+            None,
+            ("create", "t", "order", "--input", "{}", "--on-busy", "reject"),
+            "create with --on-busy enqueue",
+        ),
+    ],
+)
+def test_a_refusal_advises_a_command_and_no_call(
+    dsn: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    status: str,
+    reason: str | None,
+    words: tuple[str, ...],
+    advice: str,
+) -> None:
+    (tmp_path / "no_graphs.py").write_text("graphs = {}")
+    monkeypatch.syspath_prepend(tmp_path)
+    aiodurable(dsn, "runs", "create", "t", "order", "--input", "{}", "--run-id", "r")
+    with psycopg.connect(dsn, autocommit=True) as database:
+        database.execute(
+            "UPDATE aiodurable_runs SET status = %s, status_reason = %s, claim_state ="
+            " CASE %s WHEN 'queued' THEN claim_state END",
+            [status, reason, status],
+        )
+    app = ("--app", "no_graphs:graphs") if words[0] == "wait" else ()
+    refused = aiodurable(dsn, "runs", *words, *app)
+    assert refused.exit_code == 1, refused.output
+    assert advice in refused.stderr
+    assert re.search(r"\w\(|\w=", refused.stderr) is None
+
+
+def test_without_a_database_and_without_tables_the_options_are_advised(empty_dsn: str) -> None:
+    nowhere = CliRunner().invoke(cli, ["runs", "list"])
+    assert "pass --dsn postgresql://user@host/database, or set" in nowhere.stderr
+    without = aiodurable(empty_dsn, "runs", "list")
+    assert without.stderr.endswith("run `aiodurable db migrate`\n")
 
 
 def test_a_queue_is_listed_paused_resumed_and_limited(dsn: str) -> None:

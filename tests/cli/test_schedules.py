@@ -26,6 +26,7 @@ def test_a_schedule_is_created_listed_shown_paused_and_deleted(dsn: str) -> None
     assert created.stdout.endswith("graph report  0 fired, 0 skipped\n")
     again = schedules(dsn, "create", *nightly)
     assert (again.exit_code, "another time_zone" in again.output) == (2, True)
+    assert "pass --replace to change it" in again.output
     assert schedules(dsn, "create", *nightly, "--replace").exit_code == 0
     shown = schedules(dsn, "show", "nightly", "--next", "3").stdout.splitlines()
     assert [line.endswith("T02:30:00+00:00") for line in shown[1:]] == [True] * 3

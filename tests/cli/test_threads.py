@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -234,7 +235,9 @@ def test_retry_takes_a_graph_by_name_or_alone_where_the_ledger_knows_none(shop: 
 def test_a_thread_that_is_held_is_already_running(shop: str) -> None:
     with psycopg.connect(shop, autocommit=True) as holder:
         holder.execute("SELECT pg_advisory_lock(%s)", [lock_key("broken", "aiodurable")])
-        assert run("threads", "retry", "broken", *APP_OPTION).exit_code == 4
+        held = run("threads", "retry", "broken", *APP_OPTION)
+        assert held.exit_code == 4
+        assert "come back later, or end it with `aiodurable threads cancel THREAD`" in held.stderr
 
 
 def test_fork_makes_a_paused_thread_that_retry_runs(shop: str) -> None:
@@ -370,6 +373,48 @@ def test_answer_goes_on_with_the_answer_and_a_second_one_is_refused(shop: str) -
     assert (other.exit_code, "it has another answer" in other.stderr) == (1, True)
     assert run("threads", "answer", "nobody", "1", *APP_OPTION).exit_code == 3
     assert run("threads", "answer", "broken", "1", *APP_OPTION).exit_code == 1
+
+
+PYTHON = re.compile(r"\w\(|\w=|\.interrupts")
+"""Calls and arguments, which nobody can type at a command line."""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        (("retry", "done", *APP_OPTION), "`aiodurable threads fork THREAD --before NODE` runs"),
+        (("retry", "asks", *APP_OPTION), "`aiodurable threads answer THREAD ANSWER` answers one"),
+        (("resume", "asks", *APP_OPTION), "`aiodurable threads status THREAD --json` has the"),
+        (
+            ("resume", "plain", *APP_OPTION, "--graph", "order"),
+            "`aiodurable threads resume THREAD --past-gate` goes on",
+        ),
+        (
+            ("answer", "done", "1", *APP_OPTION),
+            "`aiodurable threads status THREAD --json` lists its questions",
+        ),
+        (
+            ("fork", "done", "--checkpoint", "1ef0"),
+            "`aiodurable threads show THREAD --json` lists the checkpoints",
+        ),
+        (("resume", "set-aside", *APP_OPTION), "then `aiodurable threads retry THREAD` tries it"),
+        (
+            ("resume", "broken", *APP_OPTION, "--graph", "ordr"),
+            "registered are asking, order; give it this name in --app",
+        ),
+    ],
+)
+def test_a_refusal_advises_a_command_and_no_call(
+    shop: str, arguments: tuple[str, ...], advice: str
+) -> None:
+    assert run("threads", "fork", "broken", "set-aside").exit_code == 0
+    with psycopg.connect(shop, autocommit=True) as database:
+        database.execute(
+            "UPDATE aiodurable_runs SET status = 'quarantined' WHERE thread_id = 'set-aside'"
+        )
+    refused = run("threads", *arguments)
+    assert (refused.exit_code, advice in refused.stderr) in {(1, True), (3, True)}, refused.output
+    assert PYTHON.search(refused.stderr) is None, refused.stderr
 
 
 def test_resume_many_goes_on_with_what_needs_no_person_and_says_what_failed(
