@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from aiodurable.errors import StatementRefusedError
 from aiodurable.models import MOST_CLAIMED_S, ClaimState
 from aiodurable.postgres.batcher import Batcher
+from aiodurable.postgres.errors import is_conflict
 from aiodurable.postgres.sql import load
 from aiodurable.runs.busy import interrupt
 from aiodurable.runs.retry_policy import RetryPolicy, stored_policy
@@ -193,7 +195,8 @@ class Claims:
         misfit: str | None = None,
     ) -> bool:
         """Leave claimed runs that were not begun to somebody else, or to later. Whether any was
-        still claimed: none was cancelled, or given to another worker.
+        put back: not one that was cancelled, given to another worker, or whose row another
+        transaction has locked.
 
         Args:
             claimed: the runs.
@@ -216,7 +219,7 @@ class Claims:
         traceback: str | None = None,
     ) -> bool:
         """Quarantine a claimed run that cannot be begun, or whose processes died too often. Whether
-        it was still claimed.
+        it was set aside; see `put_back`.
         """
         return bool(await self._fetch("set_aside", run_id, self.worker, reason, error, traceback))
 
@@ -277,11 +280,16 @@ class Claims:
 
     async def _interrupt_for(self, run: Mapping[str, Any]) -> None:
         """Have what its thread has left make way for a run that was to be due by now, unless
-        another worker has done so.
+        another worker has done so. Where another transaction has locked a run of the thread, it
+        stays due.
         """
-        async with self._services.checkpoints.database.transaction() as fetch:
-            if await fetch(SQL["interrupts_now"], run["run_id"]):
-                await interrupt(fetch, run["thread_id"], run["run_id"], run["on_busy"])
+        try:
+            async with self._services.checkpoints.database.transaction() as fetch:
+                if await fetch(SQL["interrupts_now"], run["run_id"]):
+                    await interrupt(fetch, run["thread_id"], run["run_id"], run["on_busy"])
+        except StatementRefusedError as error:
+            if not is_conflict(error):
+                raise
 
     async def _promote(self, thread_ids: Sequence[str]) -> dict[str, bool]:
         await self._services.ledger.queued.promote(thread_ids)

@@ -288,13 +288,13 @@ class Execution:
                         traceback=traceback_text(error),
                     )
                 )
-                if aside is not False:  # else somebody has cancelled it, or another worker has it
+                if aside is not False:  # else it was cancelled, or somebody has it or its row
                     _log.log(level, "run %s cannot be begun: %s", self.claimed.run_id, text)
 
     async def _put_back(
         self, state: ClaimState | None, after_s: float | None = None, misfit: str | None = None
     ) -> bool | None:
-        """Whether the run was still claimed; None: not known."""
+        """Whether the run was put back; None: not known."""
         after_s = after_s if state is ClaimState.SCHEDULED else None
         self._blocked = state is ClaimState.BLOCKED
         return await self._quietly(

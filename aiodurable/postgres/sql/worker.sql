@@ -291,7 +291,8 @@ RETURNING r.run_id
 -- params: run_ids, worker, state, after_s, misfit
 -- aiodurable_runs_pkey. Claimed runs that were not begun. One that never was keeps when it was due.
 -- misfit: how the worker's graph does not fit them; null: it does, or is not known to. What the row
--- says of an attempt stays: others decide by it.
+-- says of an attempt stays: others decide by it. A row that another transaction has locked stays
+-- claimed: this worker does not know of it any more, so abandoned makes it ready.
 UPDATE aiodurable_runs r
 SET claim_state = :state::text,
     status_reason = CASE WHEN :misfit::text IS NULL THEN r.status_reason
@@ -302,23 +303,33 @@ SET claim_state = :state::text,
                         THEN pg_catalog.now()
                              + pg_catalog.make_interval(secs => :after_s::double precision)
                         WHEN r.status = 'queued' THEN r.scheduled_at END
-WHERE r.run_id = ANY (:run_ids::text[]) AND r.claim_state = 'claimed' AND r.claimed_by = :worker
+WHERE r.run_id = ANY (ARRAY (
+    SELECT k.run_id
+    FROM aiodurable_runs k
+    WHERE k.run_id = ANY (:run_ids::text[]) AND k.claim_state = 'claimed' AND k.claimed_by = :worker
+    FOR UPDATE OF k SKIP LOCKED))
 RETURNING r.run_id
 
 -- name: set_aside
 -- params: run_id, worker, reason, error, traceback
--- aiodurable_runs_pkey. A claimed run that cannot be begun, or whose processes died too often.
+-- aiodurable_runs_pkey. A claimed run that cannot be begun, or whose processes died too often. One
+-- whose row is locked comes back, as in put_back.
 UPDATE aiodurable_runs r
 SET status = 'quarantined', status_reason = :reason::text, error = :error::text,
     traceback = :traceback::text, claim_state = NULL, finished_at = pg_catalog.now()
-WHERE r.run_id = :run_id AND r.claim_state = 'claimed' AND r.claimed_by = :worker
+WHERE r.run_id = ANY (ARRAY (
+    SELECT k.run_id
+    FROM aiodurable_runs k
+    WHERE k.run_id = :run_id AND k.claim_state = 'claimed' AND k.claimed_by = :worker
+    FOR UPDATE OF k SKIP LOCKED))
 RETURNING r.run_id
 
 -- name: promote
 -- params: thread_ids
 -- aiodurable_runs_blocked_idx, aiodurable_runs_thread_order_idx, aiodurable_runs_queued_idx, once a
--- thread. The next run of each thread may begin, unless an earlier one is not over. Workers that
--- sleep are notified, as by create.
+-- thread; aiodurable_runs_pkey, which || '' keeps from reading all that is blocked. The next run of
+-- each thread may begin, unless an earlier one is not over. One whose row another transaction has
+-- locked stays blocked until a worker looks again. Workers that sleep are notified, as by create.
 WITH next AS MATERIALIZED (
     SELECT k.run_id
     FROM (SELECT DISTINCT u.thread_id
@@ -339,8 +350,12 @@ WITH next AS MATERIALIZED (
 promoted AS (
     UPDATE aiodurable_runs r
     SET claim_state = 'ready'
-    FROM next n
-    WHERE r.run_id = n.run_id AND r.claim_state = 'blocked'
+    WHERE r.run_id = ANY (ARRAY (
+        SELECT k.run_id
+        FROM aiodurable_runs k
+        WHERE k.run_id = ANY (ARRAY (SELECT n.run_id FROM next n))
+        FOR UPDATE OF k SKIP LOCKED))
+      AND r.claim_state || '' = 'blocked'
     RETURNING r.run_id, r.queue
 ),
 woken AS MATERIALIZED (
@@ -472,9 +487,11 @@ CROSS JOIN woken
 -- name: interrupts_now
 -- params: run_id
 -- aiodurable_runs_pkey. A run before which others make way, and which is due: it waits for them.
+-- The short wait is the whole transaction's: interrupt of busy.sql comes after this.
 UPDATE aiodurable_runs r
 SET claim_state = 'blocked'
 WHERE r.run_id = :run_id AND r.claim_state = 'scheduled' AND r.status = 'queued'
+-- include: runs.short_wait
 RETURNING r.run_id
 
 -- name: signs
@@ -595,17 +612,21 @@ FROM keys k
 -- params: process, worker, mine, here, most_s
 -- aiodurable_runs_claimed_idx; pg_stat_activity only where there is one. Claims of processes that
 -- have no connection left, or that have begun nothing for most_s; of workers of this process that
--- have stopped; and of this worker, as far as it knows nothing of them.
-UPDATE aiodurable_runs r
+-- have stopped; and of this worker, as far as it knows nothing of them. A locked one comes later.
+UPDATE aiodurable_runs a
 SET claim_state = 'ready'
-WHERE r.claim_state = 'claimed'
-  AND CASE WHEN r.claimed_by = :worker THEN r.run_id <> ALL (:mine::text[])
-           WHEN pg_catalog.split_part(r.claimed_by, '#', 1) = :process
-           THEN r.claimed_by <> ALL (:here::text[])
-           ELSE
+WHERE a.run_id = ANY (ARRAY (
+    SELECT r.run_id
+    FROM aiodurable_runs r
+    WHERE r.claim_state = 'claimed'
+      AND CASE WHEN r.claimed_by = :worker THEN r.run_id <> ALL (:mine::text[])
+               WHEN pg_catalog.split_part(r.claimed_by, '#', 1) = :process
+               THEN r.claimed_by <> ALL (:here::text[])
+               ELSE
 -- include: claim_is_void
-           END
-RETURNING r.run_id
+               END
+    FOR UPDATE OF r SKIP LOCKED))
+RETURNING a.run_id
 
 -- fragment: claim_is_void
                 r.claimed_at < pg_catalog.now()
@@ -641,7 +662,7 @@ WHERE r.status = 'running' AND l.key IS NULL AND r.claim_state IS NULL
 -- claimed again, unless they were to be cancelled: who claims one sees whether it had stopped, or
 -- has failed too often. Of one that has failed before it is said whether it was alone in its
 -- process: another run may have been the cause. A lease of the thread since then has a larger
--- token.
+-- token. A row that another transaction has locked comes later.
 WITH rescued AS (
     UPDATE aiodurable_runs r
     SET status = CASE WHEN n.cancelled THEN 'paused' ELSE r.status END,
@@ -673,6 +694,7 @@ WITH rescued AS (
             ORDER BY c.checkpoint_id DESC
             LIMIT 1
         ) h ON true
+        FOR UPDATE OF k SKIP LOCKED
     ) n
     WHERE r.run_id = n.run_id AND r.status = 'running' AND r.claim_state IS NULL
       AND r.fencing_token IS NOT DISTINCT FROM n.token

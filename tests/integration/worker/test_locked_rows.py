@@ -1,0 +1,127 @@
+"""A transaction of somebody's that has locked the rows of runs keeps a worker from no other run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import asyncpg
+import pytest
+
+from aiodurable.durable import Durable
+from aiodurable.models import RunStatus
+from aiodurable.settings import Settings
+from aiodurable.worker.claims import Claimed, Claims
+from tests.support.scenario_graphs import chain, ok
+from tests.support.waiting import within
+
+INPUT: dict[str, Any] = {"xs": ["in"]}
+LOCKED = [f"locked-{n}" for n in range(2)]
+"""Runs, and their threads: as many as statements of every run have connections."""
+LOCK = "SELECT FROM aiodurable_runs WHERE thread_id LIKE 'locked-%' FOR UPDATE"
+HELD_S = 8
+"""Seconds within which the others end: fewer than what waits for a locked row is given."""
+
+
+@pytest.fixture
+async def durable(dsn: str) -> AsyncIterator[Durable]:
+    settings = Settings(pool_max_size=2, recovery_grace_s=1)
+    async with Durable(dsn, graphs={"g": chain(a=ok("a"))}, settings=settings) as opened:
+        yield opened
+
+
+async def accept(durable: Durable, *run_ids: str, **options: Any) -> None:
+    for run_id in run_ids:
+        await durable.runs.create(run_id, "g", INPUT, run_id=run_id, **options)
+
+
+async def ended(durable: Durable, run_ids: Sequence[str], seconds: float) -> None:
+    waits = (durable.runs.wait(run_id) for run_id in run_ids)
+    await within(seconds, asyncio.gather(*waits), what=f"the end of {', '.join(run_ids)}")
+
+
+LEFT = {
+    "claimed by a process that is gone": "claim_state = 'claimed', claimed_by = 'gone:1#1'",
+    "at work in a process that is gone": (
+        "status = 'running', claim_state = NULL, attempted_by = 'gone:1', fencing_token = 0, seq = 0"
+    ),
+    "behind a run that has ended": "claim_state = 'blocked'",
+}
+
+
+@pytest.mark.parametrize("left", LEFT.values(), ids=list(LEFT))
+async def test_a_locked_row_that_is_to_be_claimed_again_holds_up_no_other(
+    durable: Durable, db: asyncpg.Connection, left: str
+) -> None:
+    await accept(durable, *LOCKED, "other")
+    await db.execute(f"UPDATE aiodurable_runs SET {left}")
+    async with durable.work():
+        async with db.transaction():
+            await db.execute(LOCK)
+            await accept(durable, "new")
+            await ended(durable, ["new", "other"], HELD_S)
+        await ended(durable, LOCKED, 20)
+
+
+async def test_a_locked_row_that_is_to_make_way_holds_up_no_other(
+    durable: Durable, db: asyncpg.Connection
+) -> None:
+    await accept(durable, *LOCKED)
+    async with db.transaction():
+        await db.execute(LOCK)
+        for thread_id in (*LOCKED, "other"):
+            await durable.runs.create(
+                thread_id, "g", INPUT, run_id=f"due-{thread_id}", on_busy="interrupt", after=0.1
+            )
+        async with durable.work():
+            await accept(durable, "new")
+            await ended(durable, ["new", "due-other"], HELD_S)
+    async with durable.work():
+        await ended(durable, [f"due-{thread_id}" for thread_id in LOCKED], 20)
+    for run_id in LOCKED:
+        assert (await durable.runs.get(run_id)).status is RunStatus.SUPERSEDED
+
+
+@pytest.fixture
+def locked(monkeypatch: pytest.MonkeyPatch, db: asyncpg.Connection) -> asyncio.Event:
+    """Set when a worker has claimed the rows, and the test's transaction has locked them."""
+    claim, locked = Claims.claim, asyncio.Event()
+
+    async def claim_then_lock(self: Claims, most: int) -> list[Claimed]:
+        claimed = await claim(self, most)
+        if {one.run_id for one in claimed} == set(LOCKED) and db.is_in_transaction():
+            await db.execute(LOCK)
+            locked.set()
+        return claimed
+
+    monkeypatch.setattr(Claims, "claim", claim_then_lock)
+    return locked
+
+
+async def test_a_locked_row_that_a_worker_puts_back_holds_up_no_other(
+    dsn: str, durable: Durable, db: asyncpg.Connection, locked: asyncio.Event
+) -> None:
+    await accept(durable, *LOCKED)
+    async with Durable(dsn, settings=Settings()) as another, db.transaction():
+        async with another.hold(LOCKED[0]), another.hold(LOCKED[1]), durable.work():
+            await within(20, locked.wait(), what="the locked rows")
+            await accept(durable, "new")
+            await ended(durable, ["new"], HELD_S)
+    async with durable.work():
+        await ended(durable, LOCKED, 20)
+
+
+async def test_a_locked_row_that_a_worker_sets_aside_holds_up_no_other(
+    durable: Durable, db: asyncpg.Connection, locked: asyncio.Event
+) -> None:
+    await accept(durable, *LOCKED, start_timeout=0.01)
+    async with db.transaction():
+        async with durable.work():
+            await within(20, locked.wait(), what="the locked rows")
+            await accept(durable, "new")
+            await ended(durable, ["new"], HELD_S)
+    async with durable.work():
+        for run_id in LOCKED:
+            record = await durable.runs.wait_first([run_id], timeout=20)
+            assert (record.status, record.reason) == (RunStatus.QUARANTINED, "waited too long")
