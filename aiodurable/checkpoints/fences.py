@@ -14,7 +14,6 @@ another lease id.
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -22,14 +21,11 @@ from typing import NamedTuple
 from aiodurable.errors import (
     HistoryLostError,
     LeaseLostError,
-    LockTimeoutError,
-    StatementRefusedError,
 )
 from aiodurable.lock_keys import new_lease_id
 from aiodurable.postgres.direct import DirectPool
-from aiodurable.postgres.errors import is_conflict
+from aiodurable.postgres.locked_rows import patiently
 from aiodurable.postgres.pool import PsycopgPool
-from aiodurable.postgres.retry import LOCKED_ROW
 from aiodurable.postgres.sql import load
 
 __all__ = ["Fence", "Revocation", "Standing", "bump", "read_standing", "wait_for_disk"]
@@ -194,23 +190,14 @@ async def bump(database: PsycopgPool, thread_id: str, *, timeout_s: float = 30.0
         LockTimeoutError: somebody locked the row for `timeout_s`; the token is unchanged.
         PostgresUnavailableError: Postgres cannot be reached.
     """
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            raising = (_SQL["raise_token"], ([thread_id], [new_lease_id()]))
-            _, rows = await database.fetch_in_turn((_SQL["short_lock_timeout"], ()), raising)
-            return Standing(rows[0]["token"], rows[0]["lease_id"])
-        except StatementRefusedError as error:
-            if not is_conflict(error):
-                raise
-            if time.monotonic() > deadline:
-                raise LockTimeoutError(
-                    f"cannot raise the fence of thread {thread_id!r} within {timeout_s:g} s:"
-                    " another transaction locks its row; look in pg_stat_activity for a backend"
-                    " that is idle in a transaction, and end it",
-                    thread_id=thread_id,
-                ) from error
-        await LOCKED_ROW.pause()
+
+    async def write() -> Standing:
+        raising = (_SQL["raise_token"], ([thread_id], [new_lease_id()]))
+        _, rows = await database.fetch_in_turn((_SQL["short_lock_timeout"], ()), raising)
+        return Standing(rows[0]["token"], rows[0]["lease_id"])
+
+    what = f"raise the token of thread {thread_id!r}"
+    return await patiently(write, what, thread_id, row="its fence", timeout_s=timeout_s)
 
 
 async def wait_for_disk(direct: DirectPool, fence: Fence) -> None:

@@ -9,8 +9,8 @@ from aiodurable.errors import (
     WorkflowExecutionError,
 )
 from aiodurable.models import RunRecord, RunStatus
+from aiodurable.postgres.locked_rows import patiently
 from aiodurable.queue.records import SQL, queued_record
-from aiodurable.runs.locked_runs import patiently
 from aiodurable.runs.services import Services
 
 __all__ = ["begin_again", "no_retry"]

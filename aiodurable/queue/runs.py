@@ -15,6 +15,7 @@ from aiodurable.errors import (
     InvalidArgumentError,
 )
 from aiodurable.models import RunRecord, RunStatus
+from aiodurable.postgres.locked_rows import patiently
 from aiodurable.queue.acceptance import Acceptance
 from aiodurable.queue.create_many import BATCH, create_many
 from aiodurable.queue.new_run import (
@@ -34,7 +35,6 @@ from aiodurable.runs.call_types import ContextT, InputT, OutputT
 from aiodurable.runs.cancel import settled_within
 from aiodurable.runs.cancellation import CHANNEL
 from aiodurable.runs.graphs import Graph
-from aiodurable.runs.locked_runs import patiently
 from aiodurable.runs.retry_policy import RetryPolicy
 from aiodurable.runs.services import Services
 from aiodurable.runs.threads import Threads

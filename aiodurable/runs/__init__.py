@@ -11,8 +11,7 @@ The steps of a run, and the module of each:
    superstep; `renamed_nodes` gives it its old names. `repair` makes failed tasks run again that
    LangGraph would skip.
 4. `attempt` and `ledger`: write the run's row before its graph starts, and close it after.
-   `ledger_writes` sends these statements for many runs at once, `locked_runs` those that change
-   one run's row while somebody may have locked it, `accepted` reads rows,
+   `ledger_writes` sends these statements for many runs at once, `accepted` reads rows,
    `stored_value` encodes what a run was accepted with. `answer_delivery` passes answers to the
    graph, once `answer_rows` has stored them. `outcome` says how the attempt ended.
 5. `run`: the order of these steps. `durable_run` has the calls on a run, `held_thread` begins and

@@ -12,11 +12,11 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from aiodurable.checkpoints.fences import Fence
 from aiodurable.models import RunStatus
+from aiodurable.postgres.locked_rows import patiently
 from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.sql import load
 from aiodurable.runs.answers import Answered, digest_of
 from aiodurable.runs.ledger_writes import refusal
-from aiodurable.runs.locked_runs import patiently
 from aiodurable.runs.signals import TakenSignals
 from aiodurable.runs.stored_value import dump_value
 

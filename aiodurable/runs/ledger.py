@@ -24,6 +24,7 @@ from aiodurable.inert import Inert
 from aiodurable.lock_keys import lock_key
 from aiodurable.models import RunRecord, RunStatus, WorkflowCheckpoint
 from aiodurable.postgres.direct import DirectPool
+from aiodurable.postgres.locked_rows import PATIENCE_S, patiently
 from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.retry import RUN_START
 from aiodurable.postgres.sql import load
@@ -31,13 +32,11 @@ from aiodurable.runs.accepted import Accepted, Loaded, Needed, accepted_of, reco
 from aiodurable.runs.answer_rows import AnswerRows
 from aiodurable.runs.effect_rows import EffectRows
 from aiodurable.runs.ledger_writes import (
-    PATIENCE_S,
     LedgerWrites,
     check_fence,
     check_patience,
     refusal,
 )
-from aiodurable.runs.locked_runs import patiently
 from aiodurable.runs.queued import QueuedRuns
 from aiodurable.runs.same_input import same_input
 from aiodurable.runs.signals import Signals, Sleep

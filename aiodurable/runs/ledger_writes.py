@@ -13,21 +13,18 @@ from aiodurable.errors import LeaseLostError, LockTimeoutError, WorkflowExecutio
 from aiodurable.models import RunStatus, WorkflowCheckpoint
 from aiodurable.postgres.batcher import Batcher
 from aiodurable.postgres.direct import DirectPool
+from aiodurable.postgres.locked_rows import PATIENCE_S
 from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.retry import LOCKED_ROW
 from aiodurable.postgres.sql import load
 from aiodurable.postgres.text_columns import as_texts
 from aiodurable.threads.status import Classifier
 
-__all__ = ["END", "PATIENCE_S", "LedgerWrites", "check_fence", "check_patience", "refusal"]
+__all__ = ["END", "LedgerWrites", "check_fence", "check_patience", "refusal"]
 
 _SQL = load("runs")
 END = _SQL["end"]
 """Statuses of threads, their leases ignored; closes runs that the tables show complete."""
-
-PATIENCE_S: Final = 10.0
-"""Seconds for which a start is tried while another transaction locks the thread's fence, or a run
-that the start closes."""
 
 _CHANGED = "something else than a run has removed or changed its row in aiodurable_runs"
 

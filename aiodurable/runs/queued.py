@@ -14,10 +14,10 @@ from aiodurable.postgres.batcher import Batcher
 from aiodurable.postgres.direct import DirectPool
 from aiodurable.postgres.errors import is_conflict
 from aiodurable.postgres.fetch import Fetch
+from aiodurable.postgres.locked_rows import PATIENCE_S, patiently
 from aiodurable.postgres.retry import RUN_START
 from aiodurable.postgres.sql import load
-from aiodurable.runs.ledger_writes import PATIENCE_S, check_fence, check_patience
-from aiodurable.runs.locked_runs import patiently
+from aiodurable.runs.ledger_writes import check_fence, check_patience
 
 __all__ = ["Left", "QueuedRuns"]
 

@@ -17,8 +17,8 @@ from aiodurable.errors import AiodurableError, InvalidArgumentError
 from aiodurable.models import RunStatus
 from aiodurable.postgres.direct import DirectPool
 from aiodurable.postgres.fetch import Fetch
+from aiodurable.postgres.locked_rows import patiently
 from aiodurable.postgres.sql import load
-from aiodurable.runs.locked_runs import patiently
 from aiodurable.runs.stored_value import StoredValue, dump_value, load_value
 from aiodurable.waits import (
     Wait,

@@ -42,7 +42,7 @@
 
 -- fragment: short_wait
 -- The transaction's own setting: it waits for a row that another one has locked for a moment only,
--- and fails. See runs/locked_runs.py.
+-- and fails. See postgres/locked_rows.py.
   AND (SELECT pg_catalog.set_config('lock_timeout', '100ms', true)) IS NOT NULL
 
 -- name: get

@@ -16,7 +16,7 @@ from langgraph.types import interrupt
 
 from aiodurable.durable import Durable
 from aiodurable.errors import LockTimeoutError
-from aiodurable.runs import locked_runs
+from aiodurable.postgres import locked_rows
 from aiodurable.settings import Settings
 from tests.support.graphs import INPUT, Gate, Story, four_nodes, run_up_to
 from tests.support.ledger_view import Ledger
@@ -215,7 +215,7 @@ async def test_a_row_that_stays_locked_is_given_up_and_the_error_says_so(
     act: Callable[..., Awaitable[None]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(locked_runs, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(locked_rows, "PATIENCE_S", 0.3)
     run_id = await end(ended, ledger, "locked", ACTS[act])
     connection = await asyncpg.connect(dsn)
     try:
