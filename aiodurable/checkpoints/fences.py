@@ -204,9 +204,20 @@ async def wait_for_disk(direct: DirectPool, fence: Fence) -> None:
     """Return when the raising of the fence's token is on disk: no crash of the server undoes it.
 
     Raises:
+        LeaseLostError: a crash has undone it, or the thread was removed.
+        LockTimeoutError: somebody locked the row for 10 seconds.
         PostgresUnavailableError: Postgres cannot be reached.
     """
-    await direct.fetch(_SQL["token_on_disk"], fence.thread_id, *fence.standing)
+    asked = (fence.thread_id, *fence.standing)
+    found = await patiently(
+        lambda: direct.fetch(_SQL["token_on_disk"], *asked),
+        f"wait until the token of thread {fence.thread_id!r} is on disk",
+        fence.thread_id,
+        row="its fence",
+    )
+    if not found:
+        rows = await direct.fetch(_SQL["token"], fence.thread_id)
+        raise fence.overtaken(Standing(*rows[0].values()) if rows else None)
 
 
 async def read_standing(database: PsycopgPool, thread_id: str) -> Standing | None:

@@ -17,6 +17,8 @@ from aiodurable import Durable
 from aiodurable.checkpoints.fences import Fence
 from aiodurable.dsn import parse_dsn
 from aiodurable.errors import HistoryLostError, LeaseLostError, PostgresUnavailableError
+from aiodurable.postgres.direct import DirectPool
+from aiodurable.runs import acquire
 from tests.support.checkpoint_rows import write_in_flight
 from tests.support.graphs import INPUT, four_nodes
 from tests.support.internals import services_of
@@ -101,6 +103,27 @@ async def test_a_token_of_hold_outlives_a_crash(own: OwnServer) -> None:
     async with Durable(dsn) as durable, durable.hold("t") as lease:
         await own.restart("immediate")
         assert await tokens(dsn) == [lease.token]
+
+
+async def test_no_body_of_hold_begins_with_a_token_that_a_crash_has_undone(
+    own: OwnServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own.settings |= SLOW
+    dsn = await own.start()
+    wait_for_disk = acquire.wait_for_disk
+
+    async def crash_before(direct: DirectPool, fence: Fence) -> None:
+        await own.restart("immediate")
+        await wait_for_disk(direct, fence)
+
+    monkeypatch.setattr(acquire, "wait_for_disk", crash_before)
+    given = list[int]()
+    async with Durable(dsn) as durable:
+        with pytest.raises(LeaseLostError, match="lost what it had committed"):
+            async with durable.hold("t") as lease:
+                given.append(lease.token)
+    assert not given
+    assert await tokens(dsn) == []
 
 
 async def test_a_backend_that_is_killed_with_the_statement_grants_nothing(own: OwnServer) -> None:

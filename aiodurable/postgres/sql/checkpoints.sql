@@ -555,6 +555,7 @@ WHERE f.thread_id = :thread_id AND f.token = :token::bigint AND f.lease_id = :le
                                  WHEN 'off' THEN 'on'
                                  ELSE pg_catalog.current_setting('synchronous_commit') END,
                              true)) IS NOT NULL
+-- include: runs.short_wait
 FOR KEY SHARE OF f
 
 -- name: latest

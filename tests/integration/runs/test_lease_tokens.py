@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 import asyncpg
@@ -14,14 +15,17 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from aiodurable import Durable
+from aiodurable.checkpoints.fences import wait_for_disk
 from aiodurable.dsn import parse_dsn
 from aiodurable.errors import (
     ConfigurationError,
     LockCapacityError,
+    LockTimeoutError,
     PostgresUnavailableError,
 )
 from aiodurable.locks.requests import LEASES
 from aiodurable.locks.statements import Leased, LockStatements
+from aiodurable.postgres import locked_rows
 from aiodurable.postgres.sql import load
 from aiodurable.runs.acquire import acquire_lease
 from aiodurable.runs.lease import ThreadLease
@@ -255,6 +259,38 @@ async def test_a_token_of_hold_is_on_disk_when_its_body_begins(
             "SELECT f.xmin FROM aiodurable_fences f WHERE thread_id = 't' AND xmax <> 0"
         )
     assert written is not None, "the row was locked in a transaction of its own"
+
+
+async def test_who_waits_for_the_disk_behind_a_locked_row_holds_up_no_other_thread(
+    dsn: str, db: asyncpg.Connection
+) -> None:
+    locked = ("locked-0", "locked-1")  # as many as statements of every run have connections
+    async with (
+        Durable(dsn, settings=Settings(pool_max_size=2)) as durable,
+        AsyncExitStack() as held,
+    ):
+        services = services_of(durable)
+        leases = [await held.enter_async_context(acquire_lease(services, t)) for t in locked]
+        direct = services.checkpoints.direct
+        async with db.transaction():
+            await db.execute("SELECT FROM aiodurable_fences FOR UPDATE")
+            waits = [asyncio.create_task(wait_for_disk(direct, lease.fence)) for lease in leases]
+            await wait_until(lambda: db.fetchval(WAITING), what="the locked rows")
+            async with durable.hold("other"):
+                await within(8, durable.threads.status("other"), what="another thread")
+            assert not any(wait.done() for wait in waits)
+        await within(10, asyncio.gather(*waits), what="the end of what waited")
+
+
+async def test_a_fence_that_stays_locked_is_given_up_and_the_error_says_so(
+    durable: Durable, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locked_rows, "PATIENCE_S", 0.3)
+    services = services_of(durable)
+    async with acquire_lease(services, "t") as lease, db.transaction():
+        await db.execute("SELECT FROM aiodurable_fences FOR UPDATE")
+        with pytest.raises(LockTimeoutError, match="idle in a transaction"):
+            await within(15, wait_for_disk(services.checkpoints.direct, lease.fence))
 
 
 async def test_who_is_cancelled_while_the_statement_is_under_way_leaves_no_lock(
