@@ -10,7 +10,7 @@ The steps of a run, and the module of each:
 3. `graph_fit` and `graph_check`: before a resumption, check that the graph fits the stored
    superstep; `renamed_nodes` gives it its old names. `repair` makes failed tasks run again that
    LangGraph would skip.
-4. `attempt` and `ledger`: write the run's row before its graph starts, and close it after.
+4. `attempt_opener` and `ledger`: write the run's row before its graph starts; `attempt` closes it.
    `ledger_writes` sends these statements for many runs at once, `accepted` reads rows,
    `stored_value` encodes what a run was accepted with. `answer_delivery` passes answers to the
    graph, once `answer_rows` has stored them. `outcome` says how the attempt ended.

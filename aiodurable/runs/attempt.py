@@ -5,35 +5,29 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
-from typing import Any, Self
+from typing import Any
 
-from langchain_core.runnables import RunnableConfig
 from langgraph.errors import UnknownInterruptError, is_invalid_resume
 from langgraph.runtime import RunControl
 from langgraph.types import Command
 
 from aiodurable.checkpoints.write_session import Finished
 from aiodurable.errors import ClosedError, LeaseLostError, PostgresUnavailableError
-from aiodurable.events import AttemptEnded, AttemptStarted, RunNotAccepted, emit, traceparent
+from aiodurable.events import AttemptEnded, AttemptStarted, emit
 from aiodurable.models import PauseReason, RunRecord, RunStatus, ThreadStatus, WorkflowCheckpoint
-from aiodurable.runs.accepted import Accepted, record_of
+from aiodurable.runs.accepted import Loaded
 from aiodurable.runs.answer_delivery import AnswerDelivery, of_waits
 from aiodurable.runs.durable_time import AttemptClock
 from aiodurable.runs.ending import DecideEnding, Ending
 from aiodurable.runs.error_text import error_text, traceback_text
-from aiodurable.runs.graph_fit import fitted
 from aiodurable.runs.graphs import BoundGraph
-from aiodurable.runs.head_read import reading_head
 from aiodurable.runs.lease import ThreadLease
-from aiodurable.runs.outcome import closed, closing, outcome_of
-from aiodurable.runs.repair import repair_thread
-from aiodurable.runs.run_config import new_run_id, storable_part
+from aiodurable.runs.outcome import closed, outcome_of
 from aiodurable.runs.services import Services
 from aiodurable.runs.signals import Due, Sleep
-from aiodurable.waits import Wait
 
 __all__ = ["Attempt"]
 
@@ -70,14 +64,11 @@ class Attempt:
         services: Services,
         lease: ThreadLease,
         record: RunRecord,
+        loaded: Loaded,
         *,
         graph: BoundGraph,
         consumed: bool,
         resumed: bool,
-        input: Any,
-        context: Any,
-        config: RunnableConfig,
-        answers: Mapping[str, Any] | None = None,
         has_stray_answer: bool = False,
         blank: bool = False,
         head: str | None = None,
@@ -86,16 +77,16 @@ class Attempt:
         self._lease = lease
         self._record = record
         self._delivery = AnswerDelivery(
-            services, lease, record.run_id, graph, answers, has_stray_answer=has_stray_answer
+            services, lease, record.run_id, graph, loaded.answers, has_stray_answer=has_stray_answer
         )
         self._began = time.monotonic()
         self._accepting = not resumed
         self.run_id = record.run_id
         self.number = record.attempts
         self.resumed = resumed
-        self.input = None if consumed else input
-        self.context = context
-        self.config = config
+        self.input = None if consumed else loaded.input
+        self.context = loaded.context
+        self.config = loaded.config
         self.graph = graph
         self.lacking: tuple[str, ...] = ()
         self.decide_ending: DecideEnding | None = None
@@ -123,226 +114,21 @@ class Attempt:
                 ),
             )
 
-    @classmethod
-    async def start(
-        cls,
-        services: Services,
-        lease: ThreadLease,
-        thread: WorkflowCheckpoint,
-        *,
-        graph: BoundGraph,
-        run_id: str | None,
-        input: Any,
-        context: Any,
-        config: RunnableConfig,
-        seq: int,
-        durability: str | None = None,
-        adopted: bool = False,
-        has_stray_answer: bool = False,
-    ) -> Self:
-        """Accept and start a new run.
-
-        Args:
-            services: the open services.
-            lease: the thread's lease.
-            thread: the thread. Its unfinished work is given up.
-            graph: the graph that runs it.
-            run_id: the run's id; None: a new one.
-            input: its input.
-            context: its context.
-            config: its config. The ledger stores the part that another process needs.
-            seq: the number of this attempt under the lease.
-            durability: LangGraph's option with which its graph is called.
-            adopted: whether it adopts plain LangGraph's unfinished work and has no input.
-            has_stray_answer: whether plain LangGraph left an answer beside the checkpoint.
-        """
-        sent = time.monotonic()
-        run_id = run_id or new_run_id()
-        try:
-            async with reading_head(services, lease, thread):
-                record, blank = await services.ledger.start(
-                    run_id,
-                    fence=lease.fence,
-                    graph=graph.name,
-                    seq=seq,
-                    input=input,
-                    context=context,
-                    config=storable_part(config),
-                    serde=graph.ledger_serde,
-                    base_checkpoint_id=thread.checkpoint_id,
-                    closing=closing(thread),
-                    traceparent=(
-                        traceparent(services.observers, graph.name, lease.fence.thread_id, run_id)
-                        if services.observers
-                        else None
-                    ),
-                    synchronous=not graph.commits_first(input, durability),
-                )
-        except BaseException as error:
-            if services.observers:
-                not_accepted = RunNotAccepted(
-                    lease.fence.thread_id, graph=graph.name, error=type(error).__name__
-                )
-                emit(services.observers, not_accepted)
-            raise
-        lease.session.acknowledge(record.run_id, services.checkpoints.direct.origin, sent)
-        return cls(
-            services,
-            lease,
-            record,
-            graph=graph,
-            blank=blank,
-            consumed=adopted,
-            resumed=adopted,
-            input=input,
-            context=context,
-            config=config,
-            has_stray_answer=has_stray_answer,
-            head=thread.checkpoint_id,
-        )
-
-    @classmethod
-    async def begin(
-        cls,
-        services: Services,
-        lease: ThreadLease,
-        thread: WorkflowCheckpoint,
-        queued: Accepted,
-        *,
-        graph: BoundGraph,
-        seq: int,
-        durability: str | None = None,
-        claim: str | None = None,
-    ) -> Self:
-        """Start a queued run.
-
-        Args:
-            services: the open services.
-            lease: the thread's lease.
-            thread: the thread. Its unfinished work is given up.
-            queued: the run.
-            graph: the graph that runs it.
-            seq: the number of this attempt under the lease.
-            durability: LangGraph's option with which its graph is called.
-            claim: of the worker that has claimed the run.
-        """
-        loaded = await services.ledger.loaded(queued, graph.ledger_serde)
-        sent = time.monotonic()
-        async with reading_head(services, lease, thread):
-            row, blank = await services.ledger.queued.begin(
-                queued.record.run_id,
-                fence=lease.fence,
-                seq=seq,
-                base_checkpoint_id=thread.checkpoint_id,
-                closing=closing(thread),
-                claim=claim,
-                synchronous=not graph.commits_first(loaded.input, durability),
-            )
-        record = record_of(row)
-        lease.session.acknowledge(record.run_id, services.checkpoints.direct.origin, sent)
-        return cls(
-            services,
-            lease,
-            record,
-            graph=graph,
-            blank=blank,
-            consumed=False,
-            resumed=False,
-            input=loaded.input,
-            context=loaded.context,
-            config=loaded.config,
-            head=thread.checkpoint_id,
-        )
-
-    @classmethod
-    async def resume(
-        cls,
-        services: Services,
-        lease: ThreadLease,
-        thread: WorkflowCheckpoint,
-        unfinished: Accepted | None,
-        *,
-        graph: BoundGraph,
-        context: Any,
-        config: RunnableConfig,
-        seq: int,
-        claim: str | None = None,
-    ) -> Self:
-        """Resume an unfinished run.
-
-        Args:
-            services: the open services.
-            lease: the thread's lease.
-            thread: the thread.
-            unfinished: the run; None: the work is plain LangGraph's, or comes from a change of the
-                state, and a new run adopts it.
-            graph: the graph that runs it.
-            context: the context of the new run that adopts the work.
-            config: its config.
-            seq: the number of this attempt under the lease.
-            claim: of the worker that has claimed the run.
-
-        Raises:
-            GraphChangedError: the graph does not fit what is stored; no attempt was opened.
-        """
-        graph = await fitted(services, lease, graph, thread, unfinished)
-        has_stray_answer = await repair_thread(services, lease)
-        if unfinished is None:
-            return await cls.start(
-                services,
-                lease,
-                thread,
-                graph=graph,
-                run_id=None,
-                input=None,
-                context=context,
-                config=config,
-                seq=seq,
-                adopted=True,
-                has_stray_answer=has_stray_answer,
-            )
-        loaded = await services.ledger.loaded(unfinished, graph.ledger_serde)
-        record = await services.ledger.retry(
-            unfinished.record.run_id,
-            fence=lease.fence,
-            seq=seq,
-            head=thread.checkpoint_id,
-            claim=claim,
-        )
-        lease.session.acknowledge(record.run_id, None, time.monotonic())
-        return cls(
-            services,
-            lease,
-            record,
-            graph=graph,
-            consumed=unfinished.consumed,
-            resumed=True,
-            input=loaded.input,
-            context=loaded.context,
-            config=loaded.config,
-            answers=loaded.answers,
-            has_stray_answer=has_stray_answer,
-            head=thread.checkpoint_id,
-        )
-
     async def deliver(
         self,
+        thread: WorkflowCheckpoint,
         command: Command[Any] | None,
         answers: Mapping[str, Any],
-        *,
-        head: str | None,
-        waits: Sequence[Wait] = (),
-        due: Due | None = None,
+        due: Due | None,
     ) -> None:
         """Store these answers, then pass them to the graph, with those that an earlier attempt
         could not deliver.
 
         Args:
+            thread: the thread.
             command: the command of the answers; the graph gets its update and goto, too.
             answers: the answers by interrupt id; all of these questions are open.
-            head: the thread's newest checkpoint.
-            waits: what the thread sleeps or waits for.
-            due: which of that is over.
+            due: which of the thread's sleeps and waits are over.
 
         Raises:
             LeaseLostError: the lease is gone; nothing was delivered.
@@ -350,12 +136,13 @@ class Attempt:
             ConfigurationError: plain LangGraph left an answer of a class that the graph may not
                 build.
         """
-        self.clock.open = {wait.id: wait for wait in waits}
+        self.clock.open = {wait.id: wait for wait in thread.waits}
         over = due is not None and due.ended
         if not (answers or over or self._delivery.waiting):
             return
-        given = await self._delivery.store(command, answers, head=head, due=due)
-        self.clock.open = {wait.id: wait for wait in waits if wait.id not in self._delivery.answers}
+        given = await self._delivery.store(command, answers, head=thread.checkpoint_id, due=due)
+        delivered = self._delivery.answers
+        self.clock.open = {wait.id: wait for wait in thread.waits if wait.id not in delivered}
         if given is not None:
             self.input = given
 

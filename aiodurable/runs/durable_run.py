@@ -307,7 +307,7 @@ class DurableRun(HeldThread, Generic[InputT, OutputT, ContextT]):
     async def _prepare(self) -> None:
         # claim: a worker begins it; who calls `run` decides that for himself
         chats = self._services.repair_tool_calls
-        if self.claim is not None and self._graph.name in chats and self.checkpoint.checkpoint_id:
+        if self._claim is not None and self._graph.name in chats and self.checkpoint.checkpoint_id:
             await self.repair_tool_calls()
 
     async def aget_state_history(

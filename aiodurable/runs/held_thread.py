@@ -18,6 +18,7 @@ from aiodurable.models import ThreadStatus, WorkflowCheckpoint
 from aiodurable.runs.accepted import Accepted
 from aiodurable.runs.attempt import Attempt
 from aiodurable.runs.attempt_config import AttemptConfig, options_of
+from aiodurable.runs.attempt_opener import AttemptOpener
 from aiodurable.runs.call import Call
 from aiodurable.runs.closing import Closing
 from aiodurable.runs.decision import Action, OnUnfinished, interrupted, paused
@@ -25,7 +26,6 @@ from aiodurable.runs.ending import DecideEnding
 from aiodurable.runs.graphs import BoundGraph
 from aiodurable.runs.lease import ThreadLease
 from aiodurable.runs.plan import Plan, plan_call
-from aiodurable.runs.retry_policy import Retries
 from aiodurable.runs.rollback import roll_back
 from aiodurable.runs.run_config import check_call, merged, named_run, new_run_id, usable
 from aiodurable.runs.services import Services
@@ -57,6 +57,8 @@ class HeldThread:
         config: RunnableConfig,
         context: Any,
         takes_over: bool = False,
+        decide_ending: DecideEnding | None = None,
+        claim: str | None = None,
     ) -> None:
         self._services = services
         self._graph = graph
@@ -66,13 +68,13 @@ class HeldThread:
         self._attempt: Attempt | None = None
         self._stream: AsyncGenerator[Any, None] | None = None
         self._starting = False
-        self._attempts = 0
+        self._opener = AttemptOpener(services, lease, graph, claim)
         self._configs = AttemptConfig(services, graph, lease)
         self._began = False
         self._stale = False
         self._draining: str | None = None
-        self.decide_ending: DecideEnding | None = None
-        self.claim: str | None = None
+        self._decide_ending = decide_ending
+        self._claim = claim
         self.thread_id = lease.thread_id
         self.lease = lease
         self.checkpoint = found
@@ -225,89 +227,44 @@ class HeldThread:
                 assert plan.stored is not None
                 return plan.action, plan.stored
             case Action.START:
-                return plan.action, await self._start(call)
+                run_id = call.run_id or self._next_id()
+                attempt = await self._opener.start(self.checkpoint, call, run_id)
+                return plan.action, self._opened(attempt)
             case Action.BEGIN:
                 assert plan.unfinished is not None
                 if plan.rolls_back:
                     await roll_back(self._services, self.lease)
                     self.checkpoint = await status_under(self._services, self.lease)
                 await self._prepare()
-                return plan.action, await self._begin_queued(plan.unfinished, call)
+                attempt = await self._opener.begin(self.checkpoint, call, plan.unfinished)
+                return plan.action, self._opened(attempt, plan.unfinished)
             case Action.RESUME | Action.FINISH_FIRST:
                 return plan.action, await self._resume(plan, call)
 
     async def _prepare(self) -> None:
         """Do with the thread what an accepted run needs before it begins."""
 
-    async def _start(self, call: Call) -> Attempt:
-        self._attempts += 1
-        self._attempt = attempt = await Attempt.start(
-            self._services,
-            self.lease,
-            self.checkpoint,
-            graph=self._graph,
-            run_id=call.run_id or self._next_id(),
-            input=call.input,
-            context=call.context,
-            config=call.config,
-            seq=self._attempts,
-            durability=call.durability,
-        )
-        return self._prepared(attempt)
-
-    async def _begin_queued(self, queued: Accepted, call: Call) -> Attempt:
-        self._attempts += 1
-        self._attempt = attempt = await Attempt.begin(
-            self._services,
-            self.lease,
-            self.checkpoint,
-            queued,
-            graph=self._graph,
-            seq=self._attempts,
-            durability=call.durability,
-            claim=self.claim,
-        )
-        return self._prepared(attempt, queued.retries)
-
     async def _resume(self, plan: Plan, call: Call) -> Attempt:
         """Go on with the run that was left; of work that plain LangGraph left, or a change of the
         state, with a new one.
         """
-        self._attempts += 1
-        self._attempt = attempt = await Attempt.resume(
-            self._services,
-            self.lease,
-            self.checkpoint,
-            plan.unfinished,
-            graph=self._graph,
-            context=call.context,
-            config=call.config,
-            seq=self._attempts,
-            claim=self.claim,
-        )
-        left = plan.unfinished
-        command = call.command if plan.answers else None
-        self._prepared(attempt, None if left is None else left.retries)
+        attempt = await self._opener.resume(self.checkpoint, call, plan.unfinished)
+        self._opened(attempt, plan.unfinished)
         try:
-            await attempt.deliver(
-                command,
-                plan.answers,
-                head=self.checkpoint.checkpoint_id,
-                waits=self.checkpoint.waits,
-                due=plan.due,
-            )
+            command = call.command if plan.answers else None
+            await attempt.deliver(self.checkpoint, command, plan.answers, plan.due)
         except Exception as error:
             # nothing was delivered: the attempt is over before its graph began
             await self.settle(error)
             raise
         return attempt
 
-    def _prepared(self, attempt: Attempt, retries: Retries | None = None) -> Attempt:
-        self._began = True
-        attempt.decide_ending = self.decide_ending
-        if attempt.decide_ending is None and retries is not None:
+    def _opened(self, attempt: Attempt, accepted: Accepted | None = None) -> Attempt:
+        self._began, self._attempt = True, attempt
+        attempt.decide_ending = self._decide_ending
+        if attempt.decide_ending is None and accepted is not None and accepted.retries is not None:
             policy = self._services.retry_policies.get(self._graph.name or "")
-            attempt.decide_ending = retries.or_by(policy).after
+            attempt.decide_ending = accepted.retries.or_by(policy).after
         if self._draining is not None:
             attempt.control.request_drain(self._draining)
         return attempt

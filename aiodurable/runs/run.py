@@ -63,8 +63,9 @@ async def run(
                 config=config,
                 context=context,
                 takes_over=on_busy in INTERRUPTING,
+                decide_ending=decide_ending,
+                claim=claim,
             )
-            durable_run.decide_ending, durable_run.claim = decide_ending, claim
             try:
                 yield durable_run
             finally:

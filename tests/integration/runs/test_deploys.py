@@ -266,7 +266,7 @@ async def test_a_run_that_ends_without_a_word_before_a_node_that_is_gone_failed(
     async def unchecked(services: Any, lease: Any, graph: Any, *args: Any, **options: Any) -> Any:
         return graph
 
-    monkeypatch.setattr("aiodurable.runs.attempt.fitted", unchecked)
+    monkeypatch.setattr("aiodurable.runs.attempt_opener.fitted", unchecked)
     async with deployed(dsn, paying("pay")) as durable:
         async with durable.run("t", "shop", config={"recursion_limit": 1}) as run:
             with pytest.raises(GraphRecursionError):

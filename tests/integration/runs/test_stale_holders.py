@@ -22,7 +22,7 @@ from aiodurable.models import RunStatus
 from aiodurable.postgres.sql import load
 from aiodurable.runs import ledger as ledger_module
 from aiodurable.runs.answer_rows import AnswerRows
-from aiodurable.runs.attempt import Attempt
+from aiodurable.runs.attempt_opener import AttemptOpener
 from aiodurable.runs.ledger import Ledger as RunLedger
 from tests.support.graphs import INPUT, STEPS, Gate, asking, four_nodes, run_up_to
 from tests.support.internals import services_of
@@ -385,14 +385,16 @@ async def test_work_that_plain_langgraph_left_is_adopted_by_the_holder_alone(
     saver = services_of(durable).checkpoints.get_checkpointer()
     plain = four_nodes().compile(saver)
     await plain.ainvoke(INPUT, {"configurable": {"thread_id": "t"}}, interrupt_before=["weigh"])
-    original = Attempt.start
+    original = AttemptOpener.start
 
     async def late(*args: Any, **options: Any) -> Any:
-        await given_out_again(db, args[1].fence)
+        session = services_of(durable).checkpoints.sessions.of("t")
+        assert session is not None
+        await given_out_again(db, session.fence)
         return await original(*args, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Attempt, "start", late)
+        patched.setattr(AttemptOpener, "start", late)
         with pytest.raises(LeaseLostError):
             async with durable.run("t", four_nodes()) as run:
                 await run.ainvoke()
