@@ -16,7 +16,7 @@ from aiodurable.errors import ConfigurationError, SessionLocksUnsupportedError
 from aiodurable.lock_keys import new_lease_id
 from aiodurable.locks.lease_timing import LeaseTiming
 from aiodurable.postgres.connect import connect_direct
-from aiodurable.postgres.errors import DRIVER_FAILURES, to_unavailable, translate
+from aiodurable.postgres.errors import DRIVER_FAILURES, is_rule, to_unavailable, translate
 from aiodurable.postgres.notifier import Notifier, Subscriber
 from aiodurable.postgres.schema import ensure_lock_tokens
 from aiodurable.postgres.sql import load
@@ -169,14 +169,20 @@ class LockStatements:
     async def prepare_leases(self) -> None:
         """Prepare to raise the tokens of threads with their locks, in the tables of the runs.
 
-        Where this role may not (it lacks a right on the tables, or that to make temporary objects),
-        tokens are raised on other connections after the locks. So they are where the database is
-        read-only by default, which is an error there.
+        Where this role may not (it lacks a right on the tables, or that to make temporary objects,
+        or an event trigger refuses the function), tokens are raised on other connections after the
+        locks. So they are where the database is read-only by default, which is an error there.
         """
         with translate(self._dsn), suppress(*_CANNOT_LEASE):
             if await self._connection.fetchval(_SQL["is_read_only"]):
                 return
-            await self._connection.execute(_SQL["create_lease"])
+            try:
+                await self._connection.execute(_SQL["create_lease"])
+            except asyncpg.PostgresError as error:
+                if not is_rule(error):
+                    raise
+                _log.info("cannot raise tokens with the locks of their threads: %s", error)
+                return
             self._statements["lease"] = await self._connection.prepare(_SQL["lease"])
             # It plans the statements, and finds a right that is missing.
             with suppress(asyncpg.LockNotAvailableError):

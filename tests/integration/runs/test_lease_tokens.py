@@ -203,6 +203,20 @@ async def test_a_role_without_temporary_objects_has_its_tokens_raised_on_other_c
     assert not leased
 
 
+async def test_where_an_event_trigger_refuses_functions_tokens_are_raised_on_other_connections(
+    dsn: str, db: asyncpg.Connection, leased: list[int]
+) -> None:
+    await db.execute(
+        "CREATE FUNCTION frozen() RETURNS event_trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE EXCEPTION 'no change outside a release'; END $$"
+    )
+    await db.execute("CREATE EVENT TRIGGER frozen ON ddl_command_start EXECUTE FUNCTION frozen()")
+    async with Durable(dsn, settings=ONE_SESSION) as durable:
+        assert await first_of(durable, "t") == (1, False)
+        assert await first_of(durable, "t") == (2, False)
+    assert not leased
+
+
 async def test_a_full_lock_table_leaves_the_thread_unlocked(
     durable: Durable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
