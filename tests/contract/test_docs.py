@@ -88,6 +88,21 @@ async def test_the_program_of_the_page_on_insights_prints_what_the_page_shows(
     assert await output(await start(program, dsn=dsn)) == blocks(page, language="")[0]
 
 
+async def test_the_short_path_of_the_queue_runs_as_it_is_typed(
+    start: Start, tmp_path: Path, dsn: str
+) -> None:
+    page = DOCS / "howto" / "queue.md"
+    program = tmp_path / "shop.py"
+    program.write_text(blocks(page)[0])
+    _, worker, typed, listed = blocks(page, "sh")[0].splitlines()
+    command = tmp_path / "command.py"
+    command.write_text("from aiodurable.cli import main\nmain()\n")
+    await start(command, *worker.split()[1:3], dsn=dsn)
+    printed = await output(await start(program, dsn=dsn))
+    assert typed == f"python shop.py                                  # {printed}".rstrip()
+    assert listed.startswith("aiodurable runs list ")
+
+
 @pytest.mark.timeout(300)  # two interpreters, an initdb and two servers, on any machine
 async def test_the_tutorials_program_survives_being_killed(start: Start, tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory(

@@ -228,10 +228,11 @@ async def client(dsn: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[htt
     """A client of the app that the how-to's blocks make when they are typed one after the other."""
     monkeypatch.setenv("AIODURABLE_DSN", dsn)
     page = (REPOSITORY / "docs" / "howto" / "fastapi.md").read_text()
-    typed: dict[str, Any] = {"report": report}
+    typed: dict[str, Any] = {}
     for block in re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
         if not block.startswith("async with"):
             exec(block, typed)
+    typed["report"] = report
     writing["monday"], allowed["monday"] = asyncio.Event(), asyncio.Event()
     async with (
         served(typed["app"]) as port,
@@ -252,6 +253,19 @@ async def served(app: FastAPI) -> AsyncGenerator[int, None]:
     finally:
         server.should_exit = True
         await serving
+
+
+async def test_the_short_path_answers_what_the_page_says(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIODURABLE_DSN", dsn)
+    page = (REPOSITORY / "docs" / "howto" / "fastapi.md").read_text()
+    typed: dict[str, Any] = {}
+    exec(re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)[0], typed)
+    (path, answer), *_ = re.findall(r'-X POST "localhost:8000(.+?)"  # (.+)', page)
+    async with served(typed["app"]) as port, httpx.AsyncClient() as client:
+        response = await client.post(f"http://127.0.0.1:{port}{path}", timeout=60)
+    assert response.text == answer
 
 
 async def test_a_request_finds_the_durable_that_the_lifespan_installed(
