@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Final
@@ -22,6 +22,9 @@ __all__ = [
     "COMMIT",
     "COMMITS",
     "COMMIT_ENDING",
+    "COMMIT_ONE",
+    "COMMIT_ONE_ENDING",
+    "COMMIT_ONE_TAKING",
     "COMMIT_PROVING",
     "COMMIT_REPLACING",
     "COMMIT_REPLACING_TAKING",
@@ -41,14 +44,18 @@ __all__ = [
 _FILE: Final = "checkpoints"
 
 COMMIT = load(_FILE)["commit"]
-"""The statement of nearly every batch: nothing replaces a task's writes, and there is no first
-checkpoint of a run. A row that is there already fails it.
+"""The statement of nearly every batch of several threads: nothing replaces a task's writes, and
+there is no first checkpoint of a run. A row that is there already fails it.
 """
 COMMIT_TAKING = load(_FILE, "consumed")["commit"]
 """For a batch with the first checkpoint of a run, which has consumed its input."""
 COMMIT_ENDING = load(_FILE, "ended")["commit"]
 """For a batch with the last checkpoint of a run, which completes it."""
 COMMIT_TAKING_ENDING = load(_FILE, "consumed", "ended")["commit"]
+COMMIT_ONE = load(_FILE)["commit_one"]
+"""The statements of nearly every batch of one thread."""
+COMMIT_ONE_TAKING = load(_FILE, "consumed")["commit_one"]
+COMMIT_ONE_ENDING = load(_FILE, "ended")["commit_one"]
 COMMIT_REPLACING = load(_FILE, "again", "replaced")["commit"]
 COMMIT_REPLACING_TAKING = load(_FILE, "again", "replaced", "consumed")["commit"]
 COMMIT_PROVING = load(_FILE, "again", "replaced", "lost")["commit"]
@@ -61,6 +68,9 @@ COMMITS: Final = (
     COMMIT_TAKING,
     COMMIT_ENDING,
     COMMIT_TAKING_ENDING,
+    COMMIT_ONE,
+    COMMIT_ONE_TAKING,
+    COMMIT_ONE_ENDING,
     COMMIT_REPLACING,
     COMMIT_REPLACING_TAKING,
     COMMIT_PROVING,
@@ -294,6 +304,11 @@ def commit(
                     late.add(key)
     if completed:
         kept = {key: row for key, row in kept.items() if row[:3] not in completed or key in late}
+    # One row is never updated twice by a statement. In the rare batches a run does not end: it does
+    # when its attempt is closed.
+    ending = ended if ended.keys().isdisjoint(taken) and not (replaced or proofs) else {}
+    if len(standings) == 1 and not (again or replaced or proofs or len(taken) + len(ending) > 1):
+        return _commit_one(standings, blobs, checkpoints, kept, taken, ending)
     ordered = sorted(standings)
     values = _Values()
     parameters: list[Sequence[Any]] = [
@@ -312,11 +327,8 @@ def commit(
         parameters += _columns(proofs.values(), 7)
     if taken:
         parameters += [list(taken), list(taken.values())]
-    # One row is never updated twice by a statement. In the rare batches a run does not end: it does
-    # when its attempt is closed.
-    ending = ended.keys().isdisjoint(taken) and not (replaced or proofs) and ended
     if ending:
-        parameters += _columns(ended.values(), 4)
+        parameters += _columns(ending.values(), 4)
     plain, taking = (
         (COMMIT_PROVING, COMMIT_PROVING_TAKING)
         if proofs
@@ -328,6 +340,33 @@ def commit(
     )
     statement = taking if taken else plain
     return (_AGAIN.get(statement, statement) if again else statement), parameters
+
+
+def _commit_one(
+    standings: Mapping[str, Standing],
+    blobs: Mapping[Any, BlobRow],
+    checkpoints: Mapping[Any, CheckpointRow],
+    kept: Mapping[_WriteKey, WriteRow],
+    taken: Collection[str],
+    ending: Mapping[str, tuple[str, str, int, str]],
+) -> tuple[str, list[Any]]:
+    """The statement of a batch of one thread, and its parameters."""
+    [(thread_id, standing)] = standings.items()
+    values = _Values()
+    parameters: list[Any] = [
+        thread_id,
+        standing.token,
+        standing.lease_id,
+        b"",
+        *values.placed(_columns(blobs.values(), 6))[1:],
+        *_columns(checkpoints.values(), 6)[1:],
+        *values.placed(_columns(kept.values(), 9))[1:],
+        *taken,
+    ]
+    parameters[3] = values.joined()
+    for run_id, _, _, checkpoint_id in ending.values():
+        return COMMIT_ONE_ENDING, [*parameters, run_id, checkpoint_id]
+    return (COMMIT_ONE_TAKING if taken else COMMIT_ONE), parameters
 
 
 class _Values:

@@ -165,6 +165,15 @@ def _committed(count: int) -> tuple[Any, ...]:
     )
 
 
+def _committed_one(*run: str) -> tuple[Any, ...]:
+    """Of the thread "thread-7"; `run` and what else is about a run."""
+    place, head, new = 1 << 32 | 2, _heads(7)[-1], _heads(7, "a")[-1]
+    blobs = [""], ["xs"], [new], ["msgpack"], [place]
+    heads = [""], [new], [head], ["{}"], ["{}"]
+    writes = [""], [head], ["other"], ["~p"], [0], ["xs"], ["msgpack"], [place]
+    return "thread-7", 1, 0, b"\xa1a", *blobs, *heads, *writes, *run
+
+
 def _all() -> list[Statement]:
     threads, runs, copying = map(load, ("threads", "runs", "copy"))
     checkpoints = load("checkpoints", *COMMIT_PARTS)
@@ -174,6 +183,20 @@ def _all() -> list[Statement]:
     why, verify = load("why"), load("verify")
     one, head = "thread-7", _heads(7)[-1]
     found = [
+        Statement(
+            "commit_one",
+            checkpoints["commit_one"],
+            values=_committed_one("run-7-1"),
+            rows=10,
+            on="link",
+        ),
+        Statement(
+            "commit_one that ends a run",
+            load("checkpoints", "ended")["commit_one"],
+            values=_committed_one("run-7-0", _heads(7, "b")[-1]),
+            rows=10,
+            on="link",
+        ),
         Statement("held_keys", threads["held_keys"], values=(), rows=3000),
         Statement("held_keys_of_no_run", threads["held_keys_of_no_run"], values=(), rows=3000),
         Statement("live_runs", threads["live_runs"], values=(), rows=300),

@@ -25,6 +25,8 @@ from aiodurable.checkpoints import DurableSaver
 from aiodurable.checkpoints.encoding import Rows, Write, commit, dump_json
 from aiodurable.checkpoints.fences import Fence
 from aiodurable.checkpoints.write_session import WriteSession
+from aiodurable.dsn import parse_dsn
+from aiodurable.postgres.text_columns import as_texts
 from tests.support.checkpoint_rows import State, checkpoint, config, fan_out, linear, rows, step
 
 
@@ -165,6 +167,99 @@ async def test_what_a_graph_stores_is_stored_in_the_same_rows(
     assert theirs["checkpoint_writes"]
     assert await rows(db, "ours", renamed="x") == theirs
     assert await rows(db, "unleased", renamed="x") == theirs
+
+
+async def committed(
+    db: asyncpg.Connection, fence: Fence, company: Fence | None, *calls: Rows
+) -> list[tuple[Any, ...]]:
+    """Store the calls of `fence` one by one, in a batch of its own or with a step of another
+    thread; what each answered for its thread.
+    """
+    answers: list[tuple[Any, ...]] = []
+    for number, call in enumerate(calls):
+        batch = [(fence, call)]
+        if company is not None:
+            other = (company.thread_id, "", f"{number}", None, "{}", "{}")
+            batch.append((company, Rows(checkpoints=[other])))
+        done = asyncio.get_running_loop().create_future()
+        statement, parameters = as_texts(
+            *commit(Write(WriteSession(of), rows, done, 0.0) for of, rows in batch)
+        )
+        answers += [
+            (row[1], *(value is not None for value in tuple(row)[2:]))
+            for row in await db.fetch(statement, *parameters)
+            if row[0] == fence.thread_id
+        ]
+    return answers
+
+
+@pytest.mark.parametrize("token", [1, 2], ids=["held", "stale"])
+@pytest.mark.parametrize("locked", [False, True])
+async def test_a_batch_of_one_thread_does_what_one_of_several_does(
+    db: asyncpg.Connection, dsn: str, token: int, locked: bool
+) -> None:
+    def calls(thread: str) -> list[Rows]:
+        def head(number: int, parent: str | None, namespace: str = "") -> Any:
+            return thread, namespace, f"{number}", parent, "{}", '{"a": "b"}'
+
+        def write(number: int, idx: int, channel: str, value: bytes) -> Any:
+            kind = None if channel == "none" else "msgpack"
+            return thread, "", f"{number}", "task", "~path", idx, channel, kind, value
+
+        def blob(channel: str, value: bytes | None) -> Any:
+            return thread, "", channel, "1", "empty" if value is None else "msgpack", value
+
+        return [
+            Rows(
+                blobs=[blob("a", b"x"), blob("gone", None)],
+                checkpoints=[head(1, None), head(2, "1")],
+                writes=[write(1, 0, "a", b"x"), write(1, 1, "none", b""), write(1, 2, "b", b"")],
+                consumes=f"run of {thread}",
+            ),
+            Rows(writes=[write(2, 0, "a", b"y" * 2000)], blobs=[blob("c", b"y" * 2000)]),
+            Rows(checkpoints=[head(1, None, "inner")]),
+            Rows(checkpoints=[head(3, "2")], ends=f"run of {thread}"),
+        ]
+
+    async def after(fence: Fence, company: Fence | None) -> Any:
+        thread = fence.thread_id
+        await db.execute(
+            "INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, fencing_token, seq, status)"
+            " VALUES ('run of ' || $1::text, $1::text, 1, 1, 1, 'running')",
+            thread,
+        )
+        if locked:
+            await other.execute("BEGIN")
+            await other.execute(
+                "UPDATE aiodurable_runs SET lock_key = 2 WHERE thread_id = $1", thread
+            )
+        answers = await committed(db, fence, company, *calls(thread))
+        if locked:
+            await other.execute("ROLLBACK")
+        run = await db.fetchrow(
+            "SELECT status, consumed, checkpoint_id, finished_at IS NULL FROM aiodurable_runs"
+            " WHERE thread_id = $1",
+            thread,
+        )
+        return answers, run and tuple(run), await rows(db, thread, renamed="x")
+
+    other = await asyncpg.connect(**parse_dsn(dsn).asyncpg)
+    await db.execute(
+        "INSERT INTO aiodurable_fences (thread_id, token) VALUES ('one', 1), ('two', 1), ('z', 1)"
+    )
+    alone = await after(Fence("one", token), None)
+    together = await after(Fence("two", token), Fence("z", 1))
+    await other.close()
+
+    assert alone == together
+    answers, run, stored = alone
+    if token == 2:
+        assert (answers, run) == ([], ("running", False, None, True))
+        assert not any(stored.values())
+    else:
+        assert answers == [(True,), (True,), (True,), (True, not locked, False)]
+        assert run == (("running", False, None, True) if locked else ("complete", True, "3", False))
+        assert [len(stored[table]) for table in stored] == [4, 3, 4]
 
 
 async def sent(*writes: tuple[str, bytes, bytes]) -> int:
