@@ -46,6 +46,9 @@ _TOKEN = re.compile(
 )
 _CALL = re.compile(r"(?<![\w.])(array_agg|convert_to|jsonb_each_text)\(")
 _EACH = re.compile(r"jsonb_each_text\((\w+ -> '\w+')\)")
+_BLOBS = re.compile(
+    r"inner join (checkpoint_blobs (\w+))\s+on ((?:\s*(?:and )?\w+\.\w+ = \w+\.\w+)+)"
+)
 _CAST = re.compile(r"\((\w+\.\w+ ->> '\w+'::text)\)::(integer|timestamptz)")
 _VALID = {
     "integer": "^-?[0-9]{1,9}$",
@@ -219,9 +222,13 @@ def qualified(sql: str) -> str:
     """LangGraph's statement, so that it calls nothing but what is in pg_catalog.
 
     A column that holds no JSON object where LangGraph writes one has no keys then, rather than
-    failing the statement for every thread that it is about.
+    failing the statement for every thread that it is about. Each value is a look-up by
+    checkpoint_blobs_pkey: LIMIT keeps it one. As a join Postgres may read every value that the
+    thread ever had, where most namespaces have few and this one has many.
     """
     guarded = (
         r"jsonb_each_text(case when pg_catalog.jsonb_typeof(\1) = 'object' then \1 else '{}' end)"
     )
-    return _KEY.sub(r"\1::text", _CALL.sub(r"pg_catalog.\1(", _EACH.sub(guarded, sql)))
+    looked_up = r"cross join lateral (select \2.* from \1 where \3 limit 1) \2"
+    guarded_sql = _EACH.sub(guarded, _BLOBS.sub(looked_up, sql))
+    return _KEY.sub(r"\1::text", _CALL.sub(r"pg_catalog.\1(", guarded_sql))
