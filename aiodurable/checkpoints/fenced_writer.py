@@ -105,6 +105,13 @@ class FencedWriter:
                 backlog.leave()
         await write.done
 
+    async def flush(self, session: WriteSession) -> None:
+        """Store the checkpoint that was held back for a write that did not come. Raises what
+        `commit` raises.
+        """
+        if session.held is not None:
+            await self.commit(session, Rows, ())
+
     async def settle(self, session: WriteSession) -> None:
         """Return once no write of the session's thread is queued or on its way."""
         await self._committer.backlog.settle(session.thread_id)

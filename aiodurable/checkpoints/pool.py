@@ -19,6 +19,7 @@ from aiodurable.checkpoints import fences
 from aiodurable.checkpoints.encoding import lost_history
 from aiodurable.checkpoints.group_commit import GroupCommitter
 from aiodurable.checkpoints.health import CheckpointsHealth
+from aiodurable.checkpoints.maintenance import ThreadMaintenance
 from aiodurable.checkpoints.saver import DurableSaver
 from aiodurable.checkpoints.write_session import WriteSession, WriteSessions
 from aiodurable.dsn import PasswordFunction, direct_dsn, parse_dsn
@@ -69,6 +70,7 @@ class AsyncCheckpointerPool:
         database: the pool for reads and other statements.
         direct: direct connections for the statements that every run needs.
         sessions: the write sessions of the threads that this process has leased.
+        maintenance: removes and copies whole threads.
 
     Raises:
         ConfigurationError: there is no DSN, it is invalid, or a size is.
@@ -110,6 +112,7 @@ class AsyncCheckpointerPool:
         self._writers = checkpoint_connections
         self._serde = serde
         self.sessions = WriteSessions()
+        self.maintenance = ThreadMaintenance(self.database, self.sessions, self._settings.namespace)
         self.direct = DirectPool(
             self._direct_dsn,
             role="runs",
@@ -184,8 +187,8 @@ class AsyncCheckpointerPool:
                 self.database,
                 self._writer,
                 self.sessions,
+                self.maintenance,
                 threads=self._threads,
-                namespace=self._settings.namespace,
                 serde=self._serde,
                 keep_step_writes=self._settings.keep_step_writes,
             )

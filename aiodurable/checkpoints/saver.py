@@ -39,7 +39,13 @@ from aiodurable.checkpoints.group_commit import GroupCommitter
 from aiodurable.checkpoints.maintenance import ThreadMaintenance
 from aiodurable.checkpoints.row_reader import RowReader, refuse_damaged
 from aiodurable.checkpoints.size_estimate import HEAVY_BYTES
-from aiodurable.checkpoints.write_session import SESSION_KEY, Finished, WriteSession, WriteSessions
+from aiodurable.checkpoints.write_session import (
+    SESSION_KEY,
+    Finished,
+    WriteSession,
+    WriteSessions,
+    session_in,
+)
 from aiodurable.errors import WorkflowExecutionError
 from aiodurable.inert import Shown
 from aiodurable.postgres import schema
@@ -80,6 +86,7 @@ class DurableSaver(AsyncPostgresSaver):
 
     Attributes:
         sessions: the write sessions of the threads that this process has leased.
+        writer: writes under their fences.
         rows: reads the rows of newest checkpoints, for `aget_tuple` and for comparing a graph with
             what is stored.
     """
@@ -91,9 +98,9 @@ class DurableSaver(AsyncPostgresSaver):
         pool: PsycopgPool,
         committer: GroupCommitter,
         sessions: WriteSessions,
+        maintenance: ThreadMaintenance,
         *,
         threads: Executor,
-        namespace: str = "aiodurable",
         serde: SerializerProtocol | None = None,
         keep_step_writes: bool = True,
     ) -> None:
@@ -101,8 +108,8 @@ class DurableSaver(AsyncPostgresSaver):
         # The clones that `with_allowlist` makes with `copy.copy` share all of these.
         self.sessions = sessions
         self.rows = RowReader(pool)
-        self._writer = FencedWriter(committer, threads)
-        self._maintenance = ThreadMaintenance(pool, sessions, namespace)
+        self.writer = FencedWriter(committer, threads)
+        self._maintenance = maintenance
         self._pool = pool
         self._threads = threads
         self._keep_step_writes = keep_step_writes
@@ -152,23 +159,13 @@ class DurableSaver(AsyncPostgresSaver):
         configurable = _configurable(config)
         thread_id, namespace = configurable["thread_id"], configurable.get("checkpoint_ns", "")
         carried: WriteSession | None = configurable.get(SESSION_KEY)
-        if (
-            carried is not None
-            and carried.blank
-            and carried.thread_id == thread_id
-            and not namespace
-        ):
-            carried.blank = False
-            return None
-        row: DictRow | None = None
-        if (
-            carried is not None
-            and carried.head is not None
-            and carried.thread_id == thread_id
-            and not namespace
-        ):
-            row, carried.head = dict(carried.head), None
-        row = row or await self.rows.latest((thread_id, namespace))
+        head: Mapping[str, Any] | None = None
+        if carried is not None and carried.thread_id == thread_id and not namespace:
+            if carried.blank:
+                carried.blank = False
+                return None
+            head, carried.head = carried.head, None
+        row = await self.rows.latest((thread_id, namespace)) if head is None else dict(head)
         if row is None:
             return None
         refuse_damaged(row)
@@ -190,7 +187,7 @@ class DurableSaver(AsyncPostgresSaver):
             len(write[3] or b"") for write in writes
         )
         if size > HEAVY_BYTES:
-            return await self.loop.run_in_executor(self._threads, self._load, value)
+            return await self.in_a_thread(self._load, value)
         return self._load(value)
 
     def _load(self, value: DictRow) -> CheckpointTuple:
@@ -287,7 +284,7 @@ class DurableSaver(AsyncPostgresSaver):
                 completes_step=completes_step,
             )
 
-        await self._writer.commit(
+        await self.writer.commit(
             session,
             dump,
             weighed,
@@ -345,18 +342,7 @@ class DurableSaver(AsyncPostgresSaver):
             )
             return Rows(writes=rows, replace=WRITES_IDX_MAP.keys() >= set(channels))
 
-        return await self._writer.commit(session, dump, values)
-
-    async def flush(self, session: WriteSession) -> None:
-        """Store the checkpoint that was held back for a write that did not come. Raises what
-        `aput` raises.
-        """
-        if session.held is not None:
-            await self._writer.commit(session, Rows, ())
-
-    async def settle(self, session: WriteSession) -> None:
-        """Return once Postgres has answered all that was written to the session's thread."""
-        await self._writer.settle(session)
+        return await self.writer.commit(session, dump, values)
 
     def _session_of(self, configurable: Mapping[str, Any]) -> WriteSession | None:
         thread_id = configurable["thread_id"]
@@ -383,23 +369,7 @@ class DurableSaver(AsyncPostgresSaver):
             WorkflowAlreadyRunningError: it is leased; nothing was deleted.
             LeaseLostError: the lease of `config` was lost; nothing was deleted.
         """
-        await self.remove([str(thread_id)], config=config)
-
-    async def remove(
-        self, thread_ids: Sequence[str], *, config: RunnableConfig | None = None
-    ) -> frozenset[str]:
-        """Delete all of the threads or none; see `adelete_thread`. Returns those that had rows."""
-        return await self._maintenance.remove(list(thread_ids), own=_session_in(config))
-
-    async def roll_back(self, run_id: str, base: str | None, *, session: WriteSession) -> None:
-        """Remove what a run wrote; see `aiodurable.runs.rollback`.
-
-        Args:
-            run_id: the run, whose thread is that of the session.
-            base: the thread's newest checkpoint when the run began; None: it had none.
-            session: that of the thread's lease.
-        """
-        await self._maintenance.roll_back(run_id, base, own=session)
+        await self._maintenance.remove([str(thread_id)], own=session_in(config))
 
     async def aprune(
         self,
@@ -432,7 +402,7 @@ class DurableSaver(AsyncPostgresSaver):
             )
         ids = [str(thread_id) for thread_id in thread_ids]
         if strategy == "delete":
-            await self.remove(ids, config=config)
+            await self._maintenance.remove(ids, own=session_in(config))
         elif ids:
             await self._maintenance.keep_latest(ids)
 
@@ -451,7 +421,7 @@ class DurableSaver(AsyncPostgresSaver):
             WorkflowAlreadyRunningError, LeaseLostError: the target is leased, as for
                 `adelete_thread`.
         """
-        await self._maintenance.copy(source_thread_id, target_thread_id, own=_session_in(config))
+        await self._maintenance.copy(source_thread_id, target_thread_id, own=session_in(config))
 
     async def adelete_for_runs(
         self, run_ids: Sequence[str], *, config: RunnableConfig | None = None
@@ -475,7 +445,7 @@ class DurableSaver(AsyncPostgresSaver):
         """
         ids = [str(run_id) for run_id in run_ids]
         if ids:
-            await self._maintenance.delete_runs(ids, own=_session_in(config))
+            await self._maintenance.delete_runs(ids, own=session_in(config))
 
     def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """`acopy_thread` for a caller in another OS thread."""
@@ -501,10 +471,6 @@ class DurableSaver(AsyncPostgresSaver):
 
 def _configurable(config: RunnableConfig) -> dict[str, Any]:
     return config["configurable"]  # pyright: ignore[reportTypedDictNotRequiredAccess]  # a saver is never called without
-
-
-def _session_in(config: RunnableConfig | None) -> WriteSession | None:
-    return None if config is None else config.get("configurable", {}).get(SESSION_KEY)
 
 
 def _finished(checkpoint: Checkpoint, metadata: CheckpointMetadata) -> Finished | None:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from langchain_core.runnables import RunnableConfig
+
 from aiodurable.checkpoints.fences import Fence
 from aiodurable.checkpoints.history import History, Mark
 from aiodurable.errors import HistoryLostError, LeaseLostError
@@ -14,7 +16,7 @@ from aiodurable.postgres.direct import Origin
 if TYPE_CHECKING:
     from aiodurable.checkpoints.encoding import Rows
 
-__all__ = ["SESSION_KEY", "Completed", "Finished", "WriteSession", "WriteSessions"]
+__all__ = ["SESSION_KEY", "Completed", "Finished", "WriteSession", "WriteSessions", "session_in"]
 
 SESSION_KEY = "__pregel_aiodurable_session"
 """Where a run puts its `WriteSession` in `config["configurable"]`.
@@ -22,6 +24,11 @@ SESSION_KEY = "__pregel_aiodurable_session"
 LangGraph keeps keys that begin with two underscores out of the metadata, and those that begin with
 `__pregel_` out of the configs that it streams.
 """
+
+
+def session_in(config: RunnableConfig | None) -> WriteSession | None:
+    """The session that a config carries; None: none."""
+    return None if config is None else config.get("configurable", {}).get(SESSION_KEY)
 
 
 _MOST_NAMESPACES: Final = 1000

@@ -183,7 +183,7 @@ class Attempt:
 
     async def _close(self, error: BaseException | None) -> WorkflowCheckpoint | None:
         if self._session.held is not None:  # its graph stopped before its first step
-            await self._services.checkpoints.get_checkpointer().flush(self._session)
+            await self._services.checkpoints.get_checkpointer().writer.flush(self._session)
         if isinstance(error, asyncio.CancelledError | GeneratorExit):
             await self._stop_writing()
         finished = self._session.finished
@@ -288,7 +288,7 @@ class Attempt:
         self._lease.write_with(self._session.of_attempt(unconsumed=None, blank=False))
         with suppress(TimeoutError):
             async with asyncio.timeout(_WRITTEN_WITHIN_S):
-                await self._services.checkpoints.get_checkpointer().settle(self._session)
+                await self._services.checkpoints.get_checkpointer().writer.settle(self._session)
 
     async def _complete(self, finished: Finished) -> WorkflowCheckpoint | None:
         """Record it as complete at the last checkpoint that it wrote. None if the thread has other

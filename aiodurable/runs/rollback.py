@@ -38,7 +38,8 @@ async def roll_back(services: Services, lease: ThreadLease) -> bool:
             left.run_id, fence=lease.fence, checkpoint_id=thread.checkpoint_id
         )
         return False
-    saver = services.checkpoints.get_checkpointer()
-    await saver.roll_back(left.run_id, left.base_checkpoint_id, session=lease.session)
+    await services.checkpoints.maintenance.roll_back(
+        left.run_id, left.base_checkpoint_id, own=lease.session
+    )
     _log.info("run %s of thread %r was rolled back", left.run_id, lease.thread_id)
     return True

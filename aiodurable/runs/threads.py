@@ -11,6 +11,7 @@ from typing import Any, NoReturn, Unpack
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
+from aiodurable.checkpoints.write_session import session_in
 from aiodurable.errors import GraphNotRegisteredError, InvalidArgumentError
 from aiodurable.events import ThreadsPruned, emit
 from aiodurable.models import ThreadStatus, WorkflowCheckpoint
@@ -311,8 +312,8 @@ class Threads(ThreadReads):
                     argument="expected",
                 )
             return await delete_unchanged(self._opened(), expected)
-        saver = self._opened().checkpoints.get_checkpointer()
-        return bool(await saver.remove([thread_id], config=config))
+        maintenance = self._opened().checkpoints.maintenance
+        return bool(await maintenance.remove([thread_id], own=session_in(config)))
 
     async def prune(
         self,

@@ -4,9 +4,6 @@ no run writes to it.
 
 from __future__ import annotations
 
-from langchain_core.runnables import RunnableConfig
-
-from aiodurable.checkpoints.write_session import SESSION_KEY
 from aiodurable.errors import WorkflowExecutionError
 from aiodurable.models import WorkflowCheckpoint
 from aiodurable.runs.acquire import acquire_lease
@@ -39,11 +36,7 @@ async def delete_unchanged(services: Services, expected: WorkflowCheckpoint) -> 
     async with acquire_lease(services, thread_id) as lease:
         found = await services.threads.status(thread_id, ignore_lock=True)
         require_unchanged(found, expected, verb="delete")
-        saver = services.checkpoints.get_checkpointer()
-        config: RunnableConfig = {
-            "configurable": {"thread_id": thread_id, SESSION_KEY: lease.session}
-        }
-        return bool(await saver.remove([thread_id], config=config))
+        return bool(await services.checkpoints.maintenance.remove([thread_id], own=lease.session))
 
 
 def _standing(thread: WorkflowCheckpoint) -> tuple[str | None, str | None, str, int]:

@@ -94,7 +94,7 @@ def lock_of(lease: ThreadLease) -> Lease:
 
 def committer_of(saver: DurableSaver) -> GroupCommitter:
     """What commits the saver's writes, with the queue before it."""
-    return saver._writer._committer
+    return saver.writer._committer
 
 
 def history_origin(session: WriteSession) -> object:
