@@ -11,8 +11,9 @@ from contextlib import asynccontextmanager, suppress
 from typing import Final, Literal, TypeAlias
 
 from aiodurable.checkpoints.fences import Standing
-from aiodurable.errors import LockTimeoutError, PostgresUnavailableError
+from aiodurable.errors import LockTimeoutError, PostgresUnavailableError, StatementRefusedError
 from aiodurable.postgres.fetch import Fetch
+from aiodurable.postgres.locked_rows import patiently
 from aiodurable.postgres.sql import load
 from aiodurable.runs.cancellation import CHANNEL
 from aiodurable.runs.services import Services
@@ -38,7 +39,9 @@ _AGAIN_S: Final = 0.5
 """Seconds after which the run at work is cancelled again: it may have begun since."""
 
 
-async def interrupt(fetch: Fetch, thread_id: str, run_id: str, on_busy: str) -> Standing | None:
+async def interrupt(
+    fetch: Fetch, thread_id: str, run_id: str, on_busy: str, *, alone: bool = False
+) -> Standing | None:
     """Have what the thread has left make way for `run_id`: what waits is given up, what is at work
     is cancelled.
 
@@ -47,11 +50,13 @@ async def interrupt(fetch: Fetch, thread_id: str, run_id: str, on_busy: str) -> 
         thread_id: the thread.
         run_id: the run that takes its place.
         on_busy: "interrupt"; or "rollback": what it wrote is to be removed.
+        alone: whether `fetch` commits the statement; then it waits for a locked row only shortly.
 
     Returns:
         The thread's fence at that moment; None: it never had a lease.
     """
-    (row,) = await fetch(_SQL["interrupt"], thread_id, run_id, CHANNEL, on_busy == "rollback")
+    rolls_back = on_busy == "rollback"
+    (row,) = await fetch(_SQL["interrupt"], thread_id, run_id, CHANNEL, rolls_back, alone)
     return None if row["token"] is None else Standing(row["token"], row["lease_id"])
 
 
@@ -67,14 +72,23 @@ async def interrupting(
         thread_id: the thread.
         run_id: the run that takes its place.
         on_busy: "interrupt" or "rollback".
+
+    Raises:
+        LockTimeoutError: another transaction kept a run of the thread locked for 10 seconds.
     """
     fetch = services.checkpoints.database.fetch
-    standing = await interrupt(fetch, thread_id, run_id, on_busy)
+    standing = await patiently(
+        lambda: interrupt(fetch, thread_id, run_id, on_busy, alone=True),
+        f"interrupt what thread {thread_id!r} has in front of run {run_id!r}",
+        thread_id,
+        row="a run of it",
+    )
 
     async def again() -> None:
         while standing is not None:
             await asyncio.sleep(_AGAIN_S)
-            with suppress(PostgresUnavailableError):
+            # refused: somebody has locked the run's row
+            with suppress(PostgresUnavailableError, StatementRefusedError):
                 await fetch(
                     *(_SQL["interrupt_again"], thread_id, run_id, *standing, CHANNEL),
                     on_busy == "rollback",

@@ -255,7 +255,9 @@ def _all() -> list[Statement]:
             values=("new", "t", 1, None, 1, "host:1", head, "reason", one, head, True),
             rows=2,
         ),
-        Statement("interrupt", busy["interrupt"], values=(one, "new", "channel", True), rows=8),
+        Statement(
+            "interrupt", busy["interrupt"], values=(one, "new", "channel", True, True), rows=8
+        ),
         Statement(
             "interrupt_again",
             busy["interrupt_again"],

@@ -1,5 +1,5 @@
 -- name: interrupt
--- params: thread_id, run_id, channel, roll_back
+-- params: thread_id, run_id, channel, roll_back, alone
 -- aiodurable_runs_unfinished_status_idx and aiodurable_runs_thread_order_idx for what the thread
 -- has in front of the run, aiodurable_runs_pkey for the rows; aiodurable_fences_pkey. All of it
 -- makes way for the run: queued runs are given up, one that waits for another attempt has none, an
@@ -7,6 +7,7 @@
 -- hurries it). What is due later stays. The rows are locked first, as in cancel of queue.sql; in
 -- the order in which begin of worker.sql takes them. Returns the token and the id of the thread's
 -- lease.
+-- alone: in a transaction of its own, which waits for a locked row only shortly (runs.short_wait).
 WITH found AS MATERIALIZED (
     SELECT k.run_id, k.status, k.claim_state
     FROM aiodurable_runs k
@@ -24,6 +25,9 @@ WITH found AS MATERIALIZED (
                LIMIT 1)))
       AND k.run_id <> :run_id
       AND k.status IN ('queued', 'running', 'failed', 'paused', 'interrupted', 'quarantined')
+      AND (SELECT CASE WHEN :alone::boolean
+                       THEN pg_catalog.set_config('lock_timeout', '100ms', true) ELSE '' END)
+          IS NOT NULL
     ORDER BY k.fencing_token NULLS LAST, k.position
     FOR UPDATE OF k
 ),
@@ -75,6 +79,7 @@ WITH cancelled AS (
         claim_state = NULL, interrupted_by = :run_id, roll_back = r.roll_back OR :roll_back
     WHERE r.thread_id = :thread_id AND r.status = 'running' AND r.run_id <> :run_id
       AND r.fencing_token <= :token::bigint
+-- include: runs.short_wait
       AND (SELECT true
            FROM aiodurable_fences f
            WHERE f.thread_id = r.thread_id AND f.token = :token::bigint

@@ -165,7 +165,13 @@ async def stops(durable: Durable, thread_id: str, run_id: str) -> None:
     await durable.threads.cancel(thread_id)
 
 
+async def interrupts(durable: Durable, thread_id: str, run_id: str) -> None:
+    async with durable.run(thread_id, "failed", on_busy="interrupt"):
+        pass
+
+
 ACTS = {
+    interrupts: "failed",
     retries: "failed",
     cancels: "failed",
     stops: "failed",
