@@ -30,7 +30,7 @@ from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.sql import load
 from aiodurable.threads.filters import Age, Filter, Statuses
 from aiodurable.threads.prune_options import PruneReport, PruneStrategy, checked
-from aiodurable.threads.prune_pace import Pace
+from aiodurable.threads.prune_pace import Pace, PageRanges
 from aiodurable.threads.search import CLOCKS, Search, first_id
 from aiodurable.threads.status import Classifier
 
@@ -41,7 +41,12 @@ _TABLE = load("threads")["pages"]
 
 
 _PAGES = 512
-"""Pages of `checkpoints` that one statement scans: 4 MB."""
+"""Pages that one statement scans, at most: 4 MB. Of `checkpoints` half of them at least: with fewer
+threads on them, statements and transactions of a few threads cost more than the threads."""
+
+_FEWEST_PAGES = 16
+"""Pages of the ledger and of fences that one statement scans, at least. Where it looks up each of
+their rows, these take 3 ms."""
 
 _ALL_PAGES = (0, 2**32 - 1)
 """Postgres numbers pages with 32 bits; the last number stands for none."""
@@ -121,16 +126,17 @@ class Retention:
             duty_cycle=duty_cycle,
         )
         assert wanted.older_than is not None, "it is given"
-        bounds = (first_id(wanted.older_than + CLOCKS), strategy == "delete")
+        before = first_id(wanted.older_than + CLOCKS)
         total = PruneReport()
         kept = _NONE_KEPT
         pace = Pace(batch_size, duty_cycle)
         reading = Pace(_READ, duty_cycle)
+        delete = strategy == "delete"
         async for forgotten in self._forget(wanted, pace, dry_run=dry_run):
             total += forgotten
             if progress is not None:
                 progress(total)
-        async for old, scanned in self._old(wanted, *bounds):
+        async for old, scanned in self._old(wanted, before, delete):
             total += scanned
             if progress is not None and not old:
                 progress(total)
@@ -145,7 +151,7 @@ class Retention:
                 pace.begin()
                 for batch in pace.pieces(found):
                     taken, pruned, kept = await self._prune(
-                        batch, kept, delete=bounds[1], dry_run=dry_run
+                        batch, kept, delete=delete, dry_run=dry_run
                     )
                     total += pruned
                     pace.adapt(taken, rows=pruned.rows, removed=pruned.bytes)
@@ -156,7 +162,7 @@ class Retention:
         if not dry_run:
             if graph is None:
                 await self._remove_stray_signals(wanted, pace)
-            await self._sweep(pace, everything=bounds[1])
+            await self._sweep(pace, everything=delete)
         return total
 
     async def _forget(
@@ -204,43 +210,61 @@ class Retention:
     async def _pages(self, table: str, block: str, *args: Any) -> AsyncIterator[list[str]]:
         """The ids that a statement finds in each range of a table's pages."""
         (sizes,) = await self._database.fetch(_SQL["sizes"])
-        for first in range(0, sizes[table], _PAGES):
-            rows = await self._database.fetch(_SQL[block], first, first + _PAGES, *args)
+        scan = PageRanges(sizes[table], fewest=_FEWEST_PAGES, most=_PAGES)
+        for pages in scan:
+            with scan.timed():
+                rows = await self._database.fetch(_SQL[block], *pages, *args)
             yield [value for row in rows for value in row.values()]
 
     async def _old(
         self, wanted: Filter, before: str, everything: bool
     ) -> AsyncIterator[tuple[list[str], PruneReport]]:
         """Threads that have something to prune, provided that their status matches; in steps."""
-        async for thread_ids, scanned, pages in self._scan(wanted, before, everything):
-            rows = await self._database.fetch(
-                _SQL["threads_with_history"], thread_ids, before, everything, *pages
-            )
-            yield [row["thread_id"] for row in rows], scanned
+        scan = (
+            self._by_id(wanted, before, everything)
+            if self._search.is_narrow(wanted)
+            else self._by_place(before, everything)
+        )
+        async for old, scanned in scan:
+            yield old, scanned
         if everything:
             async for thread_ids in self._pages("runs", "threads_without_checkpoint"):
                 yield thread_ids, PruneReport(scanned=len(thread_ids))
 
-    async def _scan(
+    async def _by_id(
         self, wanted: Filter, before: str, everything: bool
-    ) -> AsyncIterator[tuple[list[str], PruneReport, tuple[int, int]]]:
+    ) -> AsyncIterator[tuple[list[str], PruneReport]]:
+        async for step in self._search.steps(wanted, size=_STEP):
+            old = await self._with_history(step.thread_ids, before, everything, _ALL_PAGES)
+            yield old, PruneReport(scanned=step.scanned)
+
+    async def _by_place(
+        self, before: str, everything: bool
+    ) -> AsyncIterator[tuple[list[str], PruneReport]]:
         """Scan in the order of the rows on disk: threads written together share pages, so each page
         is read, logged and written once for all its threads. In the order of thread ids it would be
         once for each thread."""
-        if self._search.is_narrow(wanted):
-            async for step in self._search.steps(wanted, size=_STEP):
-                yield step.thread_ids, PruneReport(scanned=step.scanned), _ALL_PAGES
-            return
         (table,) = await self._database.fetch(_TABLE)
-        for first in range(0, table["pages"], _PAGES):
-            pages = (first, first + _PAGES)
-            rows = await self._database.fetch(_SQL["threads_on_pages"], *pages, before, everything)
-            progress = min((first + _PAGES) / table["pages"], 1.0)
-            yield (
-                [row["thread_id"] for row in rows],
-                PruneReport(scanned=len(rows), progress=progress),
-                pages,
-            )
+        scan = PageRanges(table["pages"], fewest=_PAGES // 2, most=_PAGES)
+        for pages in scan:
+            with scan.timed():
+                rows = await self._database.fetch(
+                    _SQL["threads_on_pages"], *pages, before, everything
+                )
+                thread_ids = [row["thread_id"] for row in rows]
+                old = await self._with_history(thread_ids, before, everything, pages)
+            progress = min(pages[1] / table["pages"], 1.0)
+            yield old, PruneReport(scanned=len(thread_ids), progress=progress)
+
+    async def _with_history(
+        self, thread_ids: Sequence[str], before: str, everything: bool, pages: tuple[int, int]
+    ) -> list[str]:
+        if not thread_ids:
+            return []
+        rows = await self._database.fetch(
+            _SQL["threads_with_history"], thread_ids, before, everything, *pages
+        )
+        return [row["thread_id"] for row in rows]
 
     async def _prunable(self, thread_ids: Sequence[str], wanted: Filter) -> list[_Found]:
         """The threads whose status matches, in the given order."""

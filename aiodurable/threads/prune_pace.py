@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
-__all__ = ["Pace"]
+__all__ = ["Pace", "PageRanges"]
 
 T = TypeVar("T")
 
@@ -22,6 +23,44 @@ rest after it gets longer instead."""
 
 _FIRST = 10
 """Threads of the first transaction."""
+
+_SCAN_S = 0.005
+"""What a statement that scans pages is to take, at most."""
+
+
+class PageRanges:
+    """The page ranges of a table, each as long as a statement can scan in a few milliseconds. A
+    longer statement takes a core from live traffic all that time, however long the rest after it.
+
+    Args:
+        pages: of the table.
+        fewest: pages of a range, at least.
+        most: pages of a range, at most.
+    """
+
+    def __init__(self, pages: int, *, fewest: int, most: int) -> None:
+        self._pages = pages
+        self._fewest = self._size = max(1, fewest)
+        self._most = most
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """The first page of each range, and the first after it."""
+        first = 0
+        while first < self._pages:
+            end = first + self._size
+            yield first, end
+            first = end
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Adapt the size of the next range to the time that the body takes to scan this one."""
+        began = time.monotonic()
+        yield
+        took = time.monotonic() - began
+        if took > _SCAN_S:
+            self._size = max(self._size // 2, self._fewest)
+        elif took < _SCAN_S / 3:
+            self._size = min(self._size * 2, self._most)
 
 
 class Pace:

@@ -1,9 +1,11 @@
-"""How much a prune removes at once, by what it removed before."""
+"""How much a prune scans and removes at once, by what it took and removed before."""
+
+from types import SimpleNamespace
 
 import pytest
 
 from aiodurable.threads import prune_pace
-from aiodurable.threads.prune_pace import Pace
+from aiodurable.threads.prune_pace import Pace, PageRanges
 
 
 def sizes(pace: Pace, rows: list[int], removed: int = 0) -> list[int]:
@@ -46,3 +48,32 @@ def test_transactions_that_take_too_long_get_smaller(monkeypatch: pytest.MonkeyP
         patch.setattr(prune_pace, "_LONG_S", 0.0)
         assert sizes(pace, [10] * 130) == [80, 40, 10]
     assert sizes(pace, [10] * 60) == [10, 20, 30]
+
+
+def test_page_ranges_are_as_long_as_a_statement_may_scan(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(prune_pace, "time", SimpleNamespace(monotonic=lambda: now))
+    scan = PageRanges(1000, fewest=16, most=256)
+    found: list[tuple[int, int]] = []
+    for first, end in scan:
+        found.append((first, end))
+        with scan.timed():
+            now += (end - first) * (1e-6 if first < 400 else 1e-4)  # from there on full of rows
+    sizes = [end - first for first, end in found]
+    assert sizes == [16, 32, 64, 128, 256, 256, 128, 64, 32, 32]
+    assert [first for first, _ in found[1:]] == [end for _, end in found[:-1]], (
+        "no page is left out"
+    )
+
+
+def test_a_slow_disk_does_not_make_page_ranges_shorter_than_is_worth_a_statement(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(prune_pace, "_SCAN_S", 0.0)
+    scan = PageRanges(100, fewest=16, most=256)
+    sizes: list[int] = []
+    for first, end in scan:
+        sizes.append(end - first)
+        with scan.timed():
+            pass
+    assert sizes == [16] * 7
