@@ -132,10 +132,19 @@ class Retention:
         pace = Pace(batch_size, duty_cycle)
         reading = Pace(_READ, duty_cycle)
         delete = strategy == "delete"
-        async for forgotten in self._forget(wanted, pace, dry_run=dry_run):
-            total += forgotten
-            if progress is not None:
-                progress(total)
+
+        async def forget() -> None:
+            nonlocal total
+            async for forgotten in self._forget(wanted, pace, dry_run=dry_run):
+                total += forgotten
+                if progress is not None:
+                    progress(total)
+
+        # A thread's runs go with it, and those that are old would go by themselves: counted before,
+        # a dry run counts the same. Otherwise threads come first: a prune that is stopped has then
+        # removed the most.
+        if delete:
+            await forget()
         async for old, scanned in self._old(wanted, before, delete):
             total += scanned
             if progress is not None and not old:
@@ -159,6 +168,8 @@ class Retention:
                         progress(total)
                     await pace.rest()
         await self._database.fetch(_SQL["clear_parents"], *kept)
+        if not delete:
+            await forget()
         if not dry_run:
             if graph is None:
                 await self._remove_stray_signals(wanted, pace)

@@ -14,6 +14,7 @@ from aiodurable import Durable, LeaseLostError, ThreadStatus
 from aiodurable.checkpoints.fences import Fence
 from aiodurable.checkpoints.write_session import WriteSession
 from aiodurable.locks import PostgresLockManager
+from aiodurable.threads import PruneReport
 from aiodurable.threads.prune import FENCE_KEPT
 from tests.support.graphs import STEPS, four_nodes, noted
 from tests.support.ledger_view import Ledger
@@ -182,6 +183,27 @@ async def test_a_dry_run_tells_of_the_ledger_what_a_prune_then_removes(
     nothing = await durable.threads.prune(strategy="delete", older_than=NOW, dry_run=True)
     assert await durable.threads.prune(strategy="delete", older_than=NOW) == nothing
     assert (nothing.threads, nothing.runs) == (2, 0)
+
+
+async def test_a_dry_run_of_a_deletion_counts_old_runs_that_go_with_their_thread_too(
+    durable: Durable,
+) -> None:
+    for n in range(2):
+        await turn(durable, "t", f"r{n}")
+    dry = await durable.threads.prune(strategy="delete", older_than=NOW, dry_run=True)
+    assert (dry.threads, dry.runs) == (1, 1)
+    assert await durable.threads.prune(strategy="delete", older_than=NOW) == dry
+
+
+async def test_a_prune_that_is_stopped_has_removed_checkpoints_before_runs(
+    durable: Durable,
+) -> None:
+    for n in range(2):
+        await turn(durable, "t", f"r{n}")
+    seen: list[PruneReport] = []
+    await durable.threads.prune(older_than=NOW, progress=seen.append)
+    first = next(report for report in seen if report.runs)
+    assert (first.threads, first.runs) == (1, 1)
 
 
 async def fences(db: psycopg.AsyncConnection[Any]) -> dict[str, int]:
