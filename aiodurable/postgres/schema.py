@@ -119,7 +119,8 @@ async def migrate(dsn: Dsn, *, timeout_s: float = 60.0) -> int:
         except TimeoutError as error:
             raise PostgresUnavailableError(
                 f"cannot migrate {dsn.safe} within {timeout_s:g} s: another migration is still"
-                " running; look for a long transaction in pg_stat_activity, then try again"
+                " running, or a transaction has a table open that gets an index; look for a long"
+                " transaction in pg_stat_activity, then try again"
             ) from error
         except psycopg.errors.InsufficientPrivilege as error:
             raise ConfigurationError(
