@@ -12,9 +12,11 @@ from psycopg.conninfo import make_conninfo
 from psycopg.rows import DictRow, dict_row
 
 from aiodurable.dsn import parse_dsn
+from aiodurable.durable import Durable
 from aiodurable.errors import ConfigurationError, PostgresUnavailableError, SchemaMismatchError
 from aiodurable.lock_keys import MIGRATION_KEY
 from aiodurable.postgres import schema
+from tests.support.graphs import INPUT, STEPS, four_nodes
 
 MANY = """
 import asyncio, sys
@@ -135,6 +137,16 @@ async def test_a_newer_schema_is_refused_and_left_alone(dsn: str) -> None:
         with pytest.raises(SchemaMismatchError, match="999") as refused:
             await call(parse_dsn(dsn))
         assert (refused.value.found, refused.value.wanted) == (999, schema.VERSION)
+
+
+async def test_an_open_process_goes_on_when_a_newer_one_has_migrated(dsn: str) -> None:
+    async with Durable(dsn, graphs={"steps": four_nodes()}) as durable:
+        await run(dsn, "INSERT INTO aiodurable_migrations (version, name) VALUES (999, 'later')")
+        async with durable.run("t", "steps") as opened:
+            assert (await opened.ainvoke(INPUT))["words"] == list(STEPS)
+    with pytest.raises(SchemaMismatchError, match="upgrade aiodurable"):
+        async with Durable(dsn):
+            pass
 
 
 async def test_tables_of_before_the_first_release_are_refused_and_left_alone(dsn: str) -> None:
