@@ -112,6 +112,18 @@ class AnswerDelivery:
         beside = self.beside or {"update": None, "goto": ()}
         return Command(update=beside["update"], goto=beside["goto"], resume=self.answers or None)
 
+    async def over(
+        self, *, withdrawn: Sequence[str] = (), kept: Mapping[str, Any] | None = None
+    ) -> None:
+        """Record that the graph has had the answers; see `AnswerRows.over`."""
+        await self._services.ledger.answers.over(
+            self._run_id,
+            fence=self._lease.fence,
+            withdrawn=withdrawn,
+            kept=kept or {},
+            serde=self._graph.ledger_serde,
+        )
+
     async def not_used(
         self, delivered: Mapping[str, Any]
     ) -> tuple[Mapping[str, Any], Sequence[str]]:

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -198,13 +199,7 @@ class Attempt:
         if error is None and finished is not None and (thread := await self._complete(finished)):
             return thread
         if written:
-            await self._services.ledger.answers.over(
-                self.run_id,
-                fence=self._lease.fence,
-                withdrawn=withdrawn,
-                kept=kept,
-                serde=self.graph.ledger_serde,
-            )
+            await delivery.over(withdrawn=withdrawn, kept=kept)
         consumed = self._session.unconsumed is None
         thread, ended = await self._services.ledger.end(
             self.run_id, fence=self._lease.fence, consumed=consumed
@@ -216,21 +211,14 @@ class Attempt:
             self._announce(RunStatus.COMPLETE, error)
             return thread
         if again := [asked.id for asked in thread.interrupts if asked.id in delivered]:
-            await self._services.ledger.answers.over(
-                self.run_id,
-                fence=self._lease.fence,
-                withdrawn=again,
-                kept=kept,
-                serde=self.graph.ledger_serde,
-            )
-        lacking = self._lacking(thread, error)
+            await delivery.over(withdrawn=again, kept=kept)
         outcome = outcome_of(
             thread,
             error,
             consumed=consumed,
             accepting=self._accepting,
             stopping=self._services.cancellations.draining,
-            lacking=lacking,
+            lacking=self._lacking(thread, error),
         )
         if outcome is None:
             return thread
@@ -238,14 +226,27 @@ class Attempt:
         ending = Ending(outcome, raised)
         if self.decide_ending is not None:
             ending = self.decide_ending(outcome, raised, thread.checkpoint_id != self._head)
-            outcome, raised = ending.outcome, ending.error
-        again_after_s = ending.again_after_s
-        if (kept or of_waits(delivery.answers)) and outcome.status is RunStatus.INTERRUPTED:
+        if (kept or of_waits(delivery.answers)) and ending.outcome.status is RunStatus.INTERRUPTED:
             # signals that have left the mailbox: a worker delivers them
-            again_after_s = None if self.graph.name is None else _DELIVERED_AFTER_S
-        if outcome.reason == PauseReason.DRAINED and self._services.cancellations.draining:
-            # no caller is left here: a worker goes on with it
-            again_after_s = None if self.graph.name is None else 0
+            ending = self._continued(ending, _DELIVERED_AFTER_S)
+        elif ending.outcome.reason == PauseReason.DRAINED and self._services.cancellations.draining:
+            ending = self._continued(ending, 0)  # no caller is left here
+        return await self._finish(thread, ending, error, consumed=consumed)
+
+    def _continued(self, ending: Ending, after_s: float) -> Ending:
+        """The ending, after which a worker goes on with the run, if its graph has a name."""
+        return replace(ending, again_after_s=None if self.graph.name is None else after_s)
+
+    async def _finish(
+        self,
+        thread: WorkflowCheckpoint,
+        ending: Ending,
+        error: BaseException | None,
+        *,
+        consumed: bool,
+    ) -> WorkflowCheckpoint:
+        """Write the ending to the run's row, unless its last checkpoint has completed it since."""
+        outcome, raised = ending.outcome, ending.error
         finished_at = await self._services.ledger.finish(
             self.run_id,
             fence=self._lease.fence,
@@ -257,7 +258,7 @@ class Attempt:
             reason=outcome.reason,
             checkpoint_id=thread.checkpoint_id,
             consumed=consumed,
-            again_after_s=again_after_s,
+            again_after_s=ending.again_after_s,
             failures=ending.failures,
             sleep=Sleep.of(thread.waits) if thread.waits and outcome.waits else None,
         )
