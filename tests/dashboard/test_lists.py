@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from aiodurable import Durable
-from aiodurable.dashboard.views import runs, threads
+from aiodurable.dashboard.views import overview, runs, threads
 from aiodurable.queue import NewRun
 from tests.dashboard.acting import fail, failing
 from tests.dashboard.conftest import Opened
@@ -32,6 +32,20 @@ async def test_a_search_that_found_little_says_how_much_it_read(
     last = (await client.get("/threads", params={"q": "error:nowhere", "after": "t1"})).text
     assert "No thread matches." in last
     assert "This page searched" not in last
+
+
+async def test_of_many_graphs_the_overview_shows_the_busiest(
+    opened: Opened, durable: Durable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overview, "_GRAPHS", 2)
+    for number, graph in enumerate(("a-quiet", "busy", "busy", "most", "most", "most")):
+        await fail(durable, f"t{number}", failing(name=graph))
+    page = (await opened().get("/")).text
+    shown = [name for name in ("a-quiet", "busy", "most") if f'<th scope="row">{name}</th>' in page]
+    assert shown == ["busy", "most"]
+    assert "These 2 had the most runs; 1 more had some." in page
+    monkeypatch.setattr(overview, "_GRAPHS", 3)
+    assert "had the most runs" not in (await opened().get("/")).text
 
 
 async def test_the_newest_runs_come_first_and_a_page_says_how_much_it_read(

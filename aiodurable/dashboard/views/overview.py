@@ -20,6 +20,8 @@ _DRAWN = tuple(
 """Not complete ones: next to them, nothing else could be seen."""
 _ENDED = (RunStatus.COMPLETE, RunStatus.FAILED, RunStatus.INTERRUPTED, RunStatus.QUARANTINED)
 _MINUTES = 60
+_GRAPHS = 20
+"""Graphs of the table of latencies, at most: those with the most runs."""
 
 
 async def show(context: Context) -> Page:
@@ -31,6 +33,7 @@ async def show(context: Context) -> Page:
         insights.throughput(minutes=_MINUTES),
         insights.latencies(minutes=_MINUTES),
     )
+    busiest = sorted(latencies, key=lambda one: one.count, reverse=True)[:_GRAPHS]
     return Page(
         "overview.html",
         {
@@ -48,7 +51,8 @@ async def show(context: Context) -> Page:
                 for status in RunStatus
                 if throughput.ended.get(status, 0)
             ],
-            "latencies": latencies,
+            "latencies": [one for one in latencies if one in busiest],
+            "more_graphs": len(latencies) - len(busiest),
             "queues": queues,
         },
     )
