@@ -135,7 +135,7 @@ async def test_the_page_after_an_action_says_where_it_stopped_and_asks_for_the_n
     client = opened(read_only=False)
     answer = await act(client, "delete_many", q="status:failed", cap="2")
     page = await next_page(client, answer)
-    assert "Done to 2 of 2 threads. These were up to thread t1" in page
+    assert "Done to 2 of 2 threads. More may match after these." in page
     assert "Delete 1 threads?" in page
     assert not next_ones(page)
 
@@ -163,7 +163,7 @@ async def test_a_cap_bounds_it_and_says_that_more_may_match(
     client = opened(read_only=False)
     page = await client.get("/act/cancel_many", params={"q": "status:failed", "cap": "2"})
     assert "Cancel 2 threads?" in page.text
-    assert "More may match after thread t1" in page.text
+    assert "More may match after these: they follow." in page.text
     for cap in ("0", str(CAP + 1), "x", "٣", "9" * 5_000, "0" * 9 + "9999"):
         bad = await client.get("/act/cancel_many", params={"q": "status:failed", "cap": cap})
         assert bad.status_code == 422

@@ -67,7 +67,7 @@ async def _confirm(right: Action, label: str, context: Context) -> Confirmation:
     denied = len(found.threads) - len(shown)
     notes = [
         f"You may not {right} {denied} more that match." if denied else "",
-        f"More may match after thread {found.after}: they follow." if found.after else "",
+        "More may match after these: they follow." if found.after else "",
     ]
     facts = [("Search", context.query("q") or "all threads")]
     if after := context.exact("after"):
@@ -129,7 +129,7 @@ async def _perform(
         said = f"Done to {len(selection) - len(failed)} of {len(selection)} threads."
     kind = "bad" if failed else "good"
     if last := form.get("last", "").replace("\0", ""):
-        said += f" These were up to thread {last}; more may match after it."
+        said += " More may match after these."
         path, label = _further(context, last), "The next ones"
     else:
         path, label = _back(context), "Back"
