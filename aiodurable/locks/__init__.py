@@ -15,6 +15,7 @@ session-level advisory lock on a 64-bit key, with a token that grows from lease 
         LockSession         session.py        leases on one connection
           SessionClock      session_clock.py  heartbeat and deadline
           RequestQueue      requests.py       what the next statement carries
+          LoneRequest       lone.py           one key, sent at once while nobody else wants to send
           WaitFlags         wait_flags.py     what the server knows of waiters
           LockStatements    statements.py     the connection and its SQL
           Lease             lease.py          HELD → RELEASED or LOST
@@ -22,9 +23,9 @@ session-level advisory lock on a 64-bit key, with a token that grows from lease 
 
 Each owns what is indented below it. A lease has only a callable that releases it.
 
-- Requests that arrive in one iteration of the event loop travel as one statement. No statement
-  blocks or is cancelled: callers wait for futures, and a lock granted to a caller that has left is
-  released.
+- Requests that arrive in one iteration of the event loop travel as one statement. A session that
+  has nothing else to do sends the first one at once. No statement blocks or is cancelled: callers
+  wait for futures, and a lock granted to a caller that has left is released.
 - The key of a thread is locked, and its token raised, in one statement, which does not wait for the
   disk. Bare locks have their tokens from a sequence.
 - A key is one task's at a time within the process: Postgres grants it to one session twice.

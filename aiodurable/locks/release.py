@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Final
 
 from aiodurable.locks.lease import Lease
 from aiodurable.locks.local_queue import LocalQueue
-from aiodurable.locks.requests import ReleaseFuture
 from aiodurable.locks.session import LockSession, SessionState
 from aiodurable.locks.statements import NOTIFIED
 from aiodurable.locks.waiters import CapacityWaiters
@@ -34,7 +34,9 @@ class Releaser:
         # Read with each release: a call would cost a percent of a pair.
         self._capacity_events = capacity_waiters.events
 
-    def release(self, session: LockSession, lease: Lease) -> ReleaseFuture | None:
+    def release(
+        self, session: LockSession, lease: Lease
+    ) -> asyncio.Future[Mapping[int, int]] | None:
         """Unlock the key of a lease, or hand it to the next task of this process."""
         if session.state is not _OVER and self._queue.leave_uncontended(lease.key):  # usually
             if self._capacity_events:
@@ -42,7 +44,7 @@ class Releaser:
             return session.release(lease.key)
         return self.hand_over(session, lease.key)
 
-    def hand_over(self, session: LockSession, key: int) -> ReleaseFuture | None:
+    def hand_over(self, session: LockSession, key: int) -> asyncio.Future[Mapping[int, int]] | None:
         """Hand a locked key to the next task of this process, or unlock it: then the future has the
         server's answer."""
         if session.state is _OVER:

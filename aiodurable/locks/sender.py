@@ -1,4 +1,4 @@
-"""The one task that sends a lock session's statements, one after the other."""
+"""The one task that sends a lock session's statements, one after the other; lone requests apart."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import asyncio
 import logging
 import random
 import time
-from typing import Final
+from typing import Any, Final
 
 import asyncpg
 
 from aiodurable.locks.capacity import beyond, full, share
+from aiodurable.locks.lone import LoneRequest
 from aiodurable.locks.requests import BATCH
 from aiodurable.locks.session import LockSession, SessionState
 from aiodurable.locks.statements import NOT_HELD
@@ -25,7 +26,7 @@ AUDIT_S: Final = 30.0
 milliseconds for every 10,000 locks."""
 
 # An attribute of an Enum class costs a call on Python 3.11.
-_OVER: Final = SessionState.OVER
+_UP, _OVER = SessionState.UP, SessionState.OVER
 
 
 class Sender:
@@ -44,19 +45,24 @@ class Sender:
             while session.state is not _OVER:
                 await session.work.wait()
                 session.work.clear()
+                if session.lone is not None and not await self._undo_lone(session.lone):
+                    continue  # its answer sets `work` again
                 if session.state is SessionState.CLOSING:
                     return
-                session.sending = True
+                session.sending, session.quiet = True, False
                 if session.audit_due:
                     await self._audit()
                 if session.flags.due:
                     await self._send_flags()
-                await self._send_batch()
+                carried = await self._send_batch()
                 if session.requests.leases:
-                    await self._send_leases()
+                    carried += await self._send_leases()
                 session.sending = False
                 if session.requests or session.flags.due:
                     session.work.set()
+                else:  # the next one may be alone, too
+                    alone = carried < 2 and not session.audit_due
+                    session.quiet = alone and session.state is _UP
         except BaseException as error:  # nobody may trust this session any longer, or wait for it
             session.lose(type(error).__name__)
             raise
@@ -64,15 +70,16 @@ class Sender:
             if self._audit_timer is not None:
                 self._audit_timer.cancel()
 
-    async def _send_batch(self) -> None:
+    async def _send_batch(self) -> int:
+        """Returns how many requests it carried."""
         session = self._session
         if session.state is _OVER:
-            return
+            return 0
         requests, statements = session.requests, session.statements
         capacity = max(0, session.share - len(session.held))
         batch = requests.take(capacity, lambda: beyond(session.share))
         if not batch and not session.clock.heartbeat_due:
-            return
+            return 0
         releases, acquires = batch.releases, batch.acquires.keys
         sent = time.monotonic()
         try:
@@ -90,18 +97,22 @@ class Sender:
                 if NOT_HELD in answer.released:
                     session.lose("a lock was not there any more when it was to be unlocked")
         requests.under_way = None
+        return len(releases) + len(acquires) + len(batch.renewals.keys)
 
-    async def _send_leases(self) -> None:
-        """Lock threads and raise their tokens; after the batch, so that no release waits for it."""
+    async def _send_leases(self) -> int:
+        """Lock threads and raise their tokens; after the batch, so that no release waits for it.
+
+        Returns how many requests it carried.
+        """
         session = self._session
         if session.state is _OVER:
-            return
+            return 0
         requests = session.requests
         capacity = max(0, session.share - len(session.held))
         batch = requests.take_leases(capacity, lambda: beyond(session.share))
         acquires, renewals = batch.acquires, batch.renewals
         if not batch:
-            return
+            return 0
         sent = time.monotonic()
         try:
             leased = await session.statements.lease(
@@ -125,6 +136,7 @@ class Sender:
                 for key in batch.settle_leases(leased, session.granting, session.clock.answered):
                     session.release(key)
         requests.under_way = None
+        return len(acquires.keys) + len(renewals.keys)
 
     async def _send_flags(self) -> None:
         session = self._session
@@ -182,6 +194,16 @@ class Sender:
             self._audit_timer.cancel()
         wait = AUDIT_S * random.uniform(0.5, 1.0)
         self._audit_timer = self._loop.call_later(wait, self._session.audit_soon)
+
+    async def _undo_lone(self, lone: LoneRequest[Any]) -> bool:
+        """Undo a lone request that the server had no memory for. False: it has no answer yet."""
+        if (refused := lone.refused) is None:
+            return False
+        await self._undo([lone.key], [])
+        if not self._session.is_over:
+            self._session.lone_answered()
+            lone.fail(lambda: full(refused))
+        return True
 
     async def _undo(self, keys: list[int], flags: list[int]) -> None:
         try:

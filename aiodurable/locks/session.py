@@ -1,17 +1,18 @@
 """A lock session: one connection on which many leases live. It never comes back once it is over.
 
-Requests that arrive in one iteration of the event loop travel as one statement. Only the task of
-its `Sender` sends; everything here is bookkeeping without an await, so nothing can be cancelled:
-callers wait for futures of their own.
+Requests that arrive in one iteration of the event loop travel as one statement, which the task of
+its `Sender` sends; that of a caller who is alone is sent at once (`lone.py`). Everything here is
+bookkeeping without an await, so nothing can be cancelled: callers wait for futures of their own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
 from functools import partial
+from typing import Any
 
 from aiodurable.errors import PostgresUnavailableError
 from aiodurable.lock_keys import is_thread_key
@@ -19,7 +20,8 @@ from aiodurable.locks.capacity import FLAGS_OF_SHARE
 from aiodurable.locks.fork_safety import close_in_child
 from aiodurable.locks.lease import Lease, SessionLease
 from aiodurable.locks.lease_timing import LeaseTiming
-from aiodurable.locks.requests import AcquireRequests, Batch, Granting, ReleaseFuture, RequestQueue
+from aiodurable.locks.lone import LoneRelease, LoneRequest, LoneTry
+from aiodurable.locks.requests import AcquireRequests, Batch, Granting, RequestQueue
 from aiodurable.locks.session_clock import SessionClock
 from aiodurable.locks.statements import LockStatements
 from aiodurable.locks.wait_flags import WaitFlags
@@ -28,7 +30,7 @@ __all__ = ["LockSession", "ReleaseLease", "SessionState"]
 
 _log = logging.getLogger(__name__)
 
-ReleaseLease = Callable[["LockSession", Lease], ReleaseFuture | None]
+ReleaseLease = Callable[["LockSession", Lease], "asyncio.Future[Mapping[int, int]] | None"]
 """Releases a lease of a session: it unlocks the key, or hands it to the next task that waits."""
 
 
@@ -59,7 +61,11 @@ class LockSession:
         requests: what is to be sent, or under way.
         audit_due: the held locks are to be compared with `pg_locks`.
         work: set when there is something to send.
-        sending: a statement is under way.
+        sending: the `Sender` has a statement under way.
+        lone: the lone request under way.
+        quiet: nothing is under way or to be sent, and the last statement carried one request at
+            most: the next request is a lone one.
+        more: something is to be sent when the lone request has its answer.
         granting: what each of its leases gets.
         share: slots of the server's lock table that this session may use.
     """
@@ -81,8 +87,10 @@ class LockSession:
         self.share = share
         self.requests = RequestQueue()
         self.audit_due = self.sending = False
+        self.quiet = self.more = False
+        self.lone: LoneRequest[Any] | None = None
         self.work = asyncio.Event()
-        self.clock = SessionClock(timing, sent, heartbeat=self.work.set, expired=self._expired)
+        self.clock = SessionClock(timing, sent, heartbeat=self._wake, expired=self._expired)
         self.granting = Granting(self.held, partial(release, self), self.clock.trust)
         self._loop = asyncio.get_running_loop()
         self.clock.start()
@@ -97,7 +105,12 @@ class LockSession:
         The future gives a lease, or None: somebody else holds it. If its caller has left, the key
         is unlocked again.
         """
-        return self._request(self._queue_for(key).acquires, key, name)
+        requests = self._queue_for(key)
+        if self.quiet and requests is self.requests and len(self.held) < self.share:
+            lone = LoneTry(loop=self._loop)
+            lone.name = name
+            return lone.send(self, key, self.statements.acquire(key))
+        return self._request(requests.acquires, key, name)
 
     def acquire_again(self, key: int, name: str) -> asyncio.Future[SessionLease | None]:
         """As `acquire`, of a lock that was lost: the token of a thread stays what it is."""
@@ -112,26 +125,46 @@ class LockSession:
         raises = self.statements.raises_tokens and is_thread_key(key)
         return self.requests.leases if raises else self.requests
 
-    def release(self, key: int) -> ReleaseFuture:
+    def release(self, key: int) -> asyncio.Future[Mapping[int, int]]:
         """Unlock a key. The future has the result; the key is free if the session is over or ends
         meanwhile."""
         self.held.pop(key, None)
         if self.state is _OVER:
             return self.requests.released  # settled when the session ended
-        self.work.set()
+        if self.quiet:
+            return LoneRelease(loop=self._loop).send(self, key, self.statements.release(key))
+        if self.lone is not None:
+            self._wake()
+        else:
+            self.work.set()
         return self.requests.release(key)
+
+    def lone_answered(self) -> None:
+        """Send what has come meanwhile, or be ready for the next lone request."""
+        self.lone = None
+        if self.more:
+            self._wake()
+        else:
+            self.quiet = True
+
+    def _wake(self) -> None:
+        self.quiet = False
+        self.more = self.lone is not None
+        if not self.more:
+            self.work.set()
 
     def set_flag(self, key: int, *, up: bool) -> None:
         """Say that somebody here waits for `key`, or no longer. Sent before the next batch."""
         if not up or len(self.flags.up) < self.share // FLAGS_OF_SHARE:
             self.flags.want(key, up=up)
+            self.quiet = False
         if not up:
-            self.work.set()
+            self._wake()
 
     def audit_soon(self) -> None:
         """Audit before the next statement."""
         self.audit_due = True
-        self.work.set()
+        self._wake()
 
     @property
     def is_over(self) -> bool:
@@ -141,12 +174,14 @@ class LockSession:
     @property
     def slots_used(self) -> int:
         """Slots of the server's lock table that this session uses or is about to use."""
-        return len(self.held) + self.requests.trying + len(self.flags.up)
+        lone = 0 if self.lone is None else self.lone.tries
+        return len(self.held) + lone + self.requests.trying + len(self.flags.up)
 
     @property
     def idle(self) -> bool:
         """Whether every request has its answer."""
-        return not (self.sending or self.requests or self.flags.due or self.audit_due)
+        under_way = self.sending or self.lone is not None
+        return not (under_way or self.requests or self.flags.due or self.audit_due)
 
     def _request(
         self, requests: AcquireRequests, key: int, name: str
@@ -156,7 +191,10 @@ class LockSession:
             caller.set_exception(self._over_error())
         else:
             requests.add(key, name, caller)
-            self.work.set()
+            if self.quiet or self.lone is not None:
+                self._wake()
+            else:
+                self.work.set()  # spares a thousand tasks a call each
         return caller
 
     # ---- answers --------------------------------------------------------------------------------
@@ -185,7 +223,7 @@ class LockSession:
         """Have its `Sender` return after the statement that is under way."""
         if self.state is SessionState.UP:
             self.state = SessionState.CLOSING
-        self.work.set()
+        self._wake()
 
     def lose(self, why: str, *, cut: bool = True, ordinary: bool = False) -> None:
         """End the session and lose all its leases. Idempotent; `cut` also ends the connection. An
@@ -201,8 +239,11 @@ class LockSession:
         self.flags = WaitFlags()
         for lease in lost:
             lease.lose()
+        if (lone := self.lone) is not None:
+            self.lone = None
+            lone.fail(self._over_error)
         self.requests.fail_all(self._over_error)
-        self.work.set()
+        self._wake()
         if cut:
             self.statements.terminate()
         level = logging.WARNING if lost else logging.DEBUG if ordinary else logging.INFO

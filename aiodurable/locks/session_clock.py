@@ -38,6 +38,7 @@ class SessionClock:
         self.trust = Trust(timing.trusted_until(sent))
         self.answered = time.monotonic()
         self._timing = timing
+        self._trusted_s = timing.trusted_until(0.0)
         self._sent = sent
         self._heartbeat = heartbeat
         self._expired = expired
@@ -69,7 +70,7 @@ class SessionClock:
             )
         self._sent = sent
         self.answered = now
-        self.trust.until = self._timing.trusted_until(sent)
+        self.trust.until = sent + self._trusted_s
         return None
 
     def stop(self) -> None:

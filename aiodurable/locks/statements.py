@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self, TypeAlias
 
 import asyncpg
 
@@ -30,6 +30,7 @@ __all__ = [
     "Leased",
     "LockStatements",
     "Raised",
+    "Statement",
     "for_keys",
     "pooled",
 ]
@@ -54,6 +55,10 @@ connection."""
 
 _CANNOT_LEASE: Final = (asyncpg.InsufficientPrivilegeError, asyncpg.UndefinedObjectError)
 """A right is missing, or the language plpgsql."""
+
+
+Statement: TypeAlias = Coroutine[Any, Any, tuple[int, Any]]
+"""One that gives the backend that answered, and its answer."""
 
 
 class Answer(NamedTuple):
@@ -204,15 +209,23 @@ class LockStatements:
     async def batch(self, releases: Sequence[int], acquires: Sequence[int], tokens: int) -> Answer:
         """Unlock, then try, in one statement. A single key has a faster statement of its own."""
         if len(acquires) == 1 and not releases and not tokens:
-            pid, token = await self._statements["acquire"].fetchrow(acquires[0])
+            pid, token = await self.acquire(acquires[0])
             return Answer(pid, (), (token,), ())
         if len(releases) == 1 and not acquires and not tokens:
-            pid, result = await self._statements["release"].fetchrow(releases[0])
+            pid, result = await self.release(releases[0])
             return Answer(pid, (result,), (), ())
         pid, results, locked, token = await self._statements["batch"].fetchrow(
             releases, acquires, tokens > 0
         )
         return Answer(pid, results, [token if mine else None for mine in locked], [token] * tokens)
+
+    def acquire(self, key: int) -> Statement:
+        """Try one key: the backend, and its token or None."""
+        return self._statements["acquire"].fetchrow(key)
+
+    def release(self, key: int) -> Statement:
+        """Unlock one key: the backend, and the result."""
+        return self._statements["release"].fetchrow(key)
 
     async def lease(self, keys: Sequence[int | None], thread_ids: Sequence[str]) -> Leased:
         """Try the keys of threads, and raise the tokens of those that are locked, in one statement

@@ -39,6 +39,7 @@ class Books:
             LockStatements.undo,
             LockStatements.audit,
         )
+        acquire, release = LockStatements.acquire, LockStatements.release
         init, cancel = LockSession.__init__, "asyncpg.connection.Connection._cancel_current_command"
         sessions: dict[int, LockSession] = {}
 
@@ -69,6 +70,27 @@ class Books:
             )
             return answer
 
+        async def watched_acquire(wire: LockStatements, key: int) -> Any:
+            if id(wire) in self._under_way:  # part of a batch, which is watched
+                return await acquire(wire, key)
+            self.seen["lone requests"] += 1
+            granted = self._granted[id(wire)]
+            self._rule(key not in granted, "a session is never asked twice for a key")
+            pid, token = await self._timed(wire, acquire(wire, key))
+            if token is not None:
+                granted.add(key)
+            return pid, token
+
+        async def watched_release(wire: LockStatements, key: int) -> Any:
+            if id(wire) in self._under_way:
+                return await release(wire, key)
+            self.seen["lone requests"] += 1
+            granted = self._granted[id(wire)]
+            self._rule(key in granted, "a key is released on the session that took it")
+            answer = await self._timed(wire, release(wire, key))
+            granted.discard(key)
+            return answer
+
         async def watched_flags(
             wire: LockStatements, down: Sequence[int], up: Sequence[int]
         ) -> Any:
@@ -89,6 +111,8 @@ class Books:
         patch.setattr(LockSession, "__init__", made)
         for name, watched in (
             ("batch", watched_batch),
+            ("acquire", watched_acquire),
+            ("release", watched_release),
             ("flags", watched_flags),
             ("undo", watched_undo),
             ("audit", watched_audit),

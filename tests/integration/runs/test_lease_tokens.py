@@ -345,7 +345,7 @@ async def test_who_is_cancelled_before_the_statement_of_a_handover_raises_no_tok
     os.kill(session.statements.pid, signal.SIGSTOP)
     try:
         busy = asyncio.create_task(services.locks.acquire("another"))
-        await wait_until(lambda: session.sending)
+        await wait_until(lambda: session.sending or session.lone is not None)
         await lock.release()
         await wait_until(lambda: session.requests.leases.renewals.keys)
         await cancelled(entering)

@@ -1,0 +1,181 @@
+"""A session that has nothing else to do sends a request at once, and promises no less."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import pytest
+
+from aiodurable.errors import LeaseLostError, LockCapacityError, PostgresUnavailableError
+from aiodurable.locks import PostgresLockManager
+from aiodurable.locks.session import LockSession
+from aiodurable.locks.statements import LockStatements
+from aiodurable.settings import Settings
+from tests.support.internals import connection_of, session_of, wake
+from tests.support.lock_view import ServerLocks
+from tests.support.session_faults import take_away
+from tests.support.waiting import wait_until, within
+
+
+@pytest.fixture
+async def locks(dsn: str, settings: Settings) -> AsyncIterator[PostgresLockManager]:
+    """One session, whose next request is a lone one."""
+    async with PostgresLockManager(dsn, sessions=1, settings=settings) as opened:
+        async with opened.hold("first"):
+            pass
+        await wait_until(lambda: session_of(opened).quiet)
+        yield opened
+
+
+async def test_a_lone_request_is_sent_at_once_and_answered_without_another_task(
+    locks: PostgresLockManager,
+) -> None:
+    session = session_of(locks)
+    acquiring = asyncio.ensure_future(locks.acquire("a"))
+    await asyncio.sleep(0)
+    assert session.lone is not None
+    lease = await acquiring
+    releasing = asyncio.ensure_future(lease.release())
+    await asyncio.sleep(0)
+    assert session.lone is not None
+    await releasing
+    assert session.quiet
+    assert not session.work.is_set()
+
+
+async def test_what_arrives_while_a_lone_request_is_under_way_travels_as_one_statement(
+    locks: PostgresLockManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[int] = []
+    batch = LockStatements.batch
+
+    async def counted(statements: LockStatements, down: Any, up: Any, tokens: int) -> Any:
+        sent.append(len(up))
+        return await batch(statements, down, up, tokens)
+
+    monkeypatch.setattr(LockStatements, "batch", counted)
+    leases = await asyncio.gather(*(locks.acquire(f"lock {n}") for n in range(100)))
+    assert sent == [99]
+    await asyncio.gather(*(lease.release() for lease in leases))
+    assert sent == [99, 0]
+    assert not session_of(locks).held
+
+
+async def test_a_cancelled_try_returns_at_once_and_its_lock_is_unlocked(
+    locks: PostgresLockManager, server_locks: ServerLocks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cancel = "asyncpg.connection.Connection._cancel_current_command"
+    cancelled: list[object] = []
+    monkeypatch.setattr(cancel, lambda *_: cancelled.append(None))
+    session = session_of(locks)
+    acquiring = asyncio.ensure_future(locks.acquire("a"))
+    await asyncio.sleep(0)
+    lone = session.lone
+    acquiring.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await acquiring
+    assert session.lone is lone  # the statement is still under way
+    await wait_until(lambda: session.idle)
+    assert server_locks() == 0
+    assert not cancelled
+    async with locks.hold("a"):
+        pass
+
+
+async def test_a_cancelled_release_ends_when_the_server_has_answered(
+    locks: PostgresLockManager, server_locks: ServerLocks
+) -> None:
+    session = session_of(locks)
+    lease = await locks.acquire("a")
+    releasing = asyncio.ensure_future(lease.release())
+    await asyncio.sleep(0)
+    assert session.lone is not None
+    releasing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await releasing
+    assert session.lone is None
+    assert server_locks() == 0
+
+
+async def test_a_connection_that_ends_fails_a_lone_try(locks: PostgresLockManager) -> None:
+    session = session_of(locks)
+    acquiring = asyncio.ensure_future(locks.acquire("a"))
+    await asyncio.sleep(0)
+    assert session.lone is not None
+    connection_of(session).terminate()
+    with pytest.raises(PostgresUnavailableError):
+        await within(10, acquiring)
+    assert session.over is not None
+    assert await within(10, locks.acquire("a", timeout=None))
+
+
+async def test_a_lock_that_is_missing_when_a_lone_request_unlocks_it_loses_the_session(
+    locks: PostgresLockManager,
+) -> None:
+    session = session_of(locks)
+    with pytest.raises(LeaseLostError):
+        async with locks.hold("a") as lease:
+            await take_away(session, lease.key)
+            assert session.quiet
+    assert session.over is not None
+
+
+async def test_closing_waits_for_a_lone_release(
+    dsn: str, settings: Settings, server_locks: ServerLocks
+) -> None:
+    locks = PostgresLockManager(dsn, sessions=1, settings=settings)
+    await locks.open()
+    lease = await locks.acquire("a")
+    session = session_of(locks)
+    await wait_until(lambda: session.quiet)
+    releasing = asyncio.ensure_future(lease.release())
+    await asyncio.sleep(0)
+    assert session.lone is not None
+    await locks.aclose()
+    await releasing
+    assert not lease.lost
+    assert server_locks() == 0
+
+
+async def test_what_a_lone_try_locked_before_it_found_no_memory_is_unlocked(
+    locks: PostgresLockManager, server_locks: ServerLocks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(statements: LockStatements, key: int) -> Any:
+        await acquire(statements, key)
+        raise asyncpg.OutOfMemoryError("out of shared memory")
+
+    acquire = LockStatements.acquire
+    with monkeypatch.context() as patch:
+        patch.setattr(LockStatements, "acquire", full)
+        with pytest.raises(LockCapacityError):
+            await locks.acquire("a")
+    assert server_locks() == 0
+    session: LockSession = session_of(locks)
+    assert session.over is None
+    async with locks.hold("a"):
+        pass
+
+
+async def test_what_the_body_raises_has_no_context_of_ours(locks: PostgresLockManager) -> None:
+    assert session_of(locks).quiet
+    with pytest.raises(ValueError, match="mine") as raised:
+        async with locks.hold("a"):
+            raise ValueError("mine")
+    assert raised.value.__context__ is None
+
+
+async def test_the_task_that_sends_waits_for_a_lone_request(locks: PostgresLockManager) -> None:
+    session = session_of(locks)
+    acquiring = asyncio.ensure_future(locks.acquire("a"))
+    await asyncio.sleep(0)
+    assert session.lone is not None
+    session.audit_soon()
+    wake(session)  # two statements at once would be an error of the driver, and end the session
+    lease = await acquiring
+    await wait_until(lambda: session.idle)
+    assert not session.audit_due
+    assert not lease.lost
+    assert session.over is None
