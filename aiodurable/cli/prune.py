@@ -61,7 +61,7 @@ _NAMED = 5
 @click.option(
     "--duty-cycle",
     type=click.FloatRange(0, 1, min_open=True),
-    default=0.4,
+    default=0.45,
     show_default=True,
     metavar="PART",
     help="The part of the time spent working; the rest is left to live traffic.",

@@ -341,7 +341,7 @@ class Threads(ThreadReads):
                 ones never.
             graph: only threads of this graph.
             batch_size: threads removed in one transaction, at most: fewer where they hold more
-                than 2000 rows or 1 MB, or take longer than 100 ms.
+                than 1400 rows or 704 kB, or take longer than 100 ms.
             duty_cycle: the part of the time spent working; the rest is left to live traffic.
             dry_run: tell what would be removed, remove nothing.
             progress: called after each batch with what was removed so far.

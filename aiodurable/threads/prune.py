@@ -54,8 +54,9 @@ _ALL_PAGES = (0, 2**32 - 1)
 _STEP = 1000
 """Threads that one statement scans when it reads them by id."""
 
-_READ = 200
-"""Threads whose status one statement reads, at most. The statement itself costs as much as 12."""
+_READ = 100
+"""Threads whose status one statement reads, at most: some 5 ms. The statement itself costs as much
+as 12."""
 
 _CHECKPOINTS = 1000
 """Checkpoints of the threads of a transaction, at most, unless one thread has more. `Pace` knows

@@ -22,7 +22,7 @@ __all__ = [
 _NEVER = frozenset({ThreadStatus.RUNNING, ThreadStatus.QUEUED})
 
 BATCH_SIZE = 100
-DUTY_CYCLE = 0.4
+DUTY_CYCLE = 0.45
 
 PruneStrategy = Literal["keep_latest", "delete"]
 

@@ -12,13 +12,13 @@ __all__ = ["Pace", "PageRanges"]
 
 T = TypeVar("T")
 
-_ROWS = 2000
-_BYTES = 1024 * 1024
+_ROWS = 1400
+_BYTES = 704 * 1024
 _LONG_S = 0.1
 """What a transaction removes at most, and how long it takes: a live commit waits until all WAL
 before it is on disk, and the first change of a page after a database checkpoint logs the whole
-page. 2000 rows keep a core of the server busy for some 7 ms. They take longer where others want the
-core too; fewer would not help there, for a transaction costs as much as 20 threads of its own. The
+page. 1400 rows keep a core of the server busy for some 5 ms. They take longer where others want the
+core too; fewer would not help there, for a transaction costs as much as 10 threads of its own. The
 rest after it gets longer instead."""
 
 _FIRST = 10

@@ -19,8 +19,8 @@ def sizes(pace: Pace, rows: list[int], removed: int = 0) -> list[int]:
 
 
 def test_a_batch_grows_to_what_a_transaction_may_remove() -> None:
-    assert sizes(Pace(1000, 1.0), [50] * 150) == [10, 20, 40, 40, 40]
-    assert sizes(Pace(1000, 1.0), [1] * 150, removed=32 * 1024) == [10, 20, 32, 32, 32, 24]
+    assert sizes(Pace(1000, 1.0), [35] * 150) == [10, 20, 40, 40, 40]
+    assert sizes(Pace(1000, 1.0), [1] * 150, removed=22 * 1024) == [10, 20, 32, 32, 32, 24]
     assert sizes(Pace(25, 1.0), [1] * 80) == [10, 20, 25, 25]
 
 
@@ -37,8 +37,8 @@ def test_one_thread_goes_whatever_it_holds() -> None:
 
 def test_the_remainder_of_a_step_does_not_shrink_the_next_batch() -> None:
     pace = Pace(100, 1.0)
-    assert sizes(pace, [20] * 200) == [10, 20, 40, 80, 50]
-    assert sizes(pace, [20] * 200) == [100, 100]
+    assert sizes(pace, [14] * 200) == [10, 20, 40, 80, 50]
+    assert sizes(pace, [14] * 200) == [100, 100]
 
 
 def test_transactions_that_take_too_long_get_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
