@@ -122,7 +122,7 @@ async def test_all_means_all_though_they_match_afterwards(
         said = answer.text
         link = next_ones(said)
     assert asked == [2, 2, 1]
-    assert "up to thread" not in said
+    assert "More may match" not in said
     for number in range(5):
         assert (await durable.threads.get(f"t{number}")).attempts == 2
 
