@@ -698,9 +698,11 @@ GROUP BY h.thread_id
 -- name: inner_checkpoints
 -- params: thread_ids
 -- The newest checkpoints of the subgraphs that are under way in the newest step of the threads.
--- checkpoints_pkey: the head, then a descent for each namespace there is, whatever the collation;
--- for LangGraph's own query of a checkpoint checkpoint_blobs_pkey and checkpoint_writes_pkey.
-WITH RECURSIVE heads AS MATERIALIZED (
+-- checkpoints_pkey: the head, then the thread's entries of subgraphs, of which only the ones that
+-- are newer than the head lead to rows: a call writes after the checkpoint it is called from. Some
+-- 70 entries are a page. For LangGraph's own query of a checkpoint checkpoint_blobs_pkey and
+-- checkpoint_writes_pkey; LIMIT keeps it a look-up.
+WITH heads AS MATERIALIZED (
     SELECT a.thread_id, (
                SELECT c.checkpoint_id
                FROM checkpoints c
@@ -708,43 +710,31 @@ WITH RECURSIVE heads AS MATERIALIZED (
                ORDER BY c.checkpoint_id DESC
                LIMIT 1) AS checkpoint_id
     FROM pg_catalog.unnest(:thread_ids::text[]) AS a (thread_id)
-), places AS (
-    SELECT h.thread_id, ''::text AS checkpoint_ns FROM heads h
-    UNION ALL
-    SELECT p.thread_id, (
-               SELECT c.checkpoint_ns
-               FROM checkpoints c
-               WHERE c.thread_id = p.thread_id AND c.checkpoint_ns > p.checkpoint_ns
-               ORDER BY c.checkpoint_ns
-               LIMIT 1)
-    FROM places p
-    WHERE p.checkpoint_ns IS NOT NULL
 )
 SELECT newest.thread_id, newest.checkpoint, newest.checkpoint_ns, newest.checkpoint_id,
        newest.metadata,
        newest.channel_values, newest.pending_writes
-FROM places p
-JOIN heads h ON h.thread_id = p.thread_id
+FROM heads h
 CROSS JOIN LATERAL (
-    SELECT k.checkpoint_id, k.metadata -> 'parents'::text ->> ''::text AS root
-    FROM checkpoints k
-    WHERE k.thread_id = p.thread_id AND k.checkpoint_ns = p.checkpoint_ns
-    ORDER BY k.checkpoint_id DESC
-    LIMIT 1
+    SELECT c.checkpoint_ns, pg_catalog.max(c.checkpoint_id) AS checkpoint_id
+    FROM checkpoints c
+    WHERE c.thread_id = h.thread_id AND c.checkpoint_ns > '' AND c.checkpoint_id > h.checkpoint_id
+    GROUP BY c.checkpoint_ns
 ) n
 CROSS JOIN LATERAL (
 -- include: langgraph.select
-    WHERE checkpoints.thread_id = p.thread_id AND checkpoints.checkpoint_ns = p.checkpoint_ns
+    WHERE checkpoints.thread_id = h.thread_id AND checkpoints.checkpoint_ns = n.checkpoint_ns
       AND checkpoints.checkpoint_id = n.checkpoint_id
+      AND checkpoints.metadata -> 'parents'::text ->> ''::text = h.checkpoint_id
+    LIMIT 1
 ) AS newest
-WHERE p.checkpoint_ns > '' AND n.root = h.checkpoint_id
 
 -- name: inner_progress
 -- params: thread_id, known_ids, most
 -- The newest checkpoints of the subgraphs that are under way in the newest step of a thread: the
--- nodes that each has seen, and the channels that its step updated, no values. checkpoints_pkey as
--- in inner_checkpoints, for `most` namespaces: each task of a subgraph that the thread ever had
--- left one. Of a checkpoint that is known nothing is unpacked.
+-- nodes that each has seen, and the channels that its step updated, no values. checkpoints_pkey: a
+-- descent for each of `most` namespaces; each task of a subgraph that the thread ever had left one.
+-- Of a checkpoint that is known nothing is unpacked.
 WITH RECURSIVE head AS MATERIALIZED (
     SELECT c.checkpoint_id
     FROM checkpoints c
@@ -790,8 +780,9 @@ WHERE p.checkpoint_ns > '' AND n.root = h.checkpoint_id
 -- name: repair
 -- params: thread_id, token, lease_id
 -- aiodurable_fences_pkey; checkpoints_pkey for the thread's head, and for the heads of the
--- subgraphs called from it; checkpoint_writes_pkey for their tasks. Only under the fence of this
--- lease.
+-- subgraphs called from it, or aiodurable_checkpoints_id_brin where the thread is much of the
+-- table; they are newer than the head. checkpoint_writes_pkey for their tasks. Only under the fence
+-- of this lease.
 WITH fence AS MATERIALIZED (
     SELECT thread_id, token, lease_id FROM aiodurable_fences WHERE thread_id = :thread_id FOR SHARE
 ), head AS MATERIALIZED (
@@ -803,6 +794,7 @@ WITH fence AS MATERIALIZED (
     (SELECT DISTINCT ON (c.checkpoint_ns) c.checkpoint_ns, c.checkpoint_id
      FROM checkpoints c
      WHERE c.thread_id = :thread_id AND c.checkpoint_ns > ''
+       AND c.checkpoint_id > (SELECT checkpoint_id FROM head)
        AND c.metadata -> 'parents'::text ->> ''::text = (SELECT checkpoint_id FROM head)
      ORDER BY c.checkpoint_ns, c.checkpoint_id DESC)
 ), failed_after_output AS MATERIALIZED (
