@@ -92,17 +92,19 @@ WITH fence AS MATERIALIZED (
     SELECT r.thread_id, r.checkpoint_ns, r.channel, r.version, r.type,
     -- include: stored_value
     FROM (
-        SELECT fence.thread_id, unnest(:blob_namespaces::text[]) AS checkpoint_ns,
-               unnest(:blob_channels::text[]) AS channel, unnest(:blob_versions::text[]) AS version,
-               unnest(:blob_types::text[]) AS type, unnest(:blob_places::bigint[]) AS place
+        SELECT fence.thread_id, pg_catalog.unnest(:blob_namespaces::text[]) AS checkpoint_ns,
+               pg_catalog.unnest(:blob_channels::text[]) AS channel,
+               pg_catalog.unnest(:blob_versions::text[]) AS version,
+               pg_catalog.unnest(:blob_types::text[]) AS type,
+               pg_catalog.unnest(:blob_places::bigint[]) AS place
         FROM fence
     ) r
 ), heads AS (
     INSERT INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id,
                              checkpoint, metadata)
-    SELECT fence.thread_id, unnest(:checkpoint_namespaces::text[]),
-           unnest(:checkpoint_ids::text[]), unnest(:parent_ids::text[]),
-           unnest(:checkpoints::jsonb[]), unnest(:metadata::jsonb[])
+    SELECT fence.thread_id, pg_catalog.unnest(:checkpoint_namespaces::text[]),
+           pg_catalog.unnest(:checkpoint_ids::text[]), pg_catalog.unnest(:parent_ids::text[]),
+           pg_catalog.unnest(:checkpoints::jsonb[]), pg_catalog.unnest(:metadata::jsonb[])
     FROM fence
 ), kept AS (
     INSERT INTO checkpoint_writes (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx,
@@ -111,12 +113,14 @@ WITH fence AS MATERIALIZED (
            r.type,
     -- include: stored_value
     FROM (
-        SELECT fence.thread_id, unnest(:write_namespaces::text[]) AS checkpoint_ns,
-               unnest(:write_checkpoint_ids::text[]) AS checkpoint_id,
-               unnest(:write_task_ids::text[]) AS task_id,
-               unnest(:write_task_paths::text[]) AS task_path, unnest(:write_idxs::int[]) AS idx,
-               unnest(:write_channels::text[]) AS channel, unnest(:write_types::text[]) AS type,
-               unnest(:write_places::bigint[]) AS place
+        SELECT fence.thread_id, pg_catalog.unnest(:write_namespaces::text[]) AS checkpoint_ns,
+               pg_catalog.unnest(:write_checkpoint_ids::text[]) AS checkpoint_id,
+               pg_catalog.unnest(:write_task_ids::text[]) AS task_id,
+               pg_catalog.unnest(:write_task_paths::text[]) AS task_path,
+               pg_catalog.unnest(:write_idxs::int[]) AS idx,
+               pg_catalog.unnest(:write_channels::text[]) AS channel,
+               pg_catalog.unnest(:write_types::text[]) AS type,
+               pg_catalog.unnest(:write_places::bigint[]) AS place
         FROM fence
     ) r
 )
