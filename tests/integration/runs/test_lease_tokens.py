@@ -140,7 +140,11 @@ async def test_a_lock_session_does_not_wait_for_a_transaction(
         await wait_until(lambda: watcher.fetchval(WAITING), what="the raising to wait")
     async with services_of(durable).locks.hold("another"):
         pass
-    assert not await watcher.fetchval(WAITING_TO_LOCK)
+
+    async def free() -> bool:
+        return not await watcher.fetchval(WAITING_TO_LOCK)
+
+    await wait_until(free, what="the lock session to wait for nothing")
     if "checkpoints" not in statement:
         assert not entering.done()
         assert await is_held(durable, "t")
