@@ -173,10 +173,11 @@ async def test_a_paused_schedule_fires_nothing(durable: Durable) -> None:
 
 
 async def test_a_schedule_fires_nothing_after_its_end(durable: Durable) -> None:
-    now = datetime.now(UTC)
-    slot = await hourly(durable, catch_up_all=True, ends_at=now + 3 * HOUR)
+    ends_at = datetime.now(UTC) + 3 * HOUR
+    slot = await hourly(durable, catch_up_all=True, ends_at=ends_at)
     await fire_at(durable, slot + 10 * HOUR)
-    assert len(await runs(durable)) == 3
+    before_the_end = 1 + (ends_at - slot) // HOUR  # 3, or 2 where an hour began meanwhile
+    assert len(await runs(durable)) == before_the_end
     assert (await schedule(durable)).ended
 
 
