@@ -31,7 +31,7 @@ from .contenders import BASE, CONTENDERS, OURS, missing
 from .machine import describe, in_words
 from .meter import ServerCpu
 from .profile import CPU_HEADS, TIMELINE_HEADS, profile
-from .report import Row, load, parser, refuse_others, save, table
+from .report import Row, load, parser, refuse_others, rounded, save, table
 from .rounds import Figures, in_turns, medians, ratio
 from .runs import measure
 from .targets import judge
@@ -123,7 +123,7 @@ class Results:
         if path := self._options.json:
             parts = {
                 "costs": self._costs,
-                "targets": judge(self._speeds, self._costs),
+                "targets": judge(rounded(self._speeds), rounded(self._costs)),
                 "not_measured": self._absent,
             }
             save(path, self._machine, self._speeds, **parts)

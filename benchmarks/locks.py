@@ -40,7 +40,7 @@ from .lockers import (
 )
 from .machine import describe, in_words
 from .meter import ServerCpu
-from .report import Row, parser, save, table
+from .report import Row, parser, rounded, save, table
 from .rounds import Figures, in_turns, medians, ratio
 
 SERVER = {"max_connections": "100", "max_locks_per_transaction": "512"}
@@ -163,7 +163,7 @@ async def run(options: argparse.Namespace) -> None:
             print(table(rows, HEADS), end="\n\n", flush=True)
             more = await beyond(dsn, admin, options.idle)
             await admin.close()
-    targets = judge(Measured(rows, more))
+    targets = judge(Measured(rounded(rows), rounded(more)))  # of what is saved
     print("", table(targets, {name: name for name in targets[0]}), sep="\n")
     if options.json:
         how = {"rounds": options.rounds, "seconds": options.seconds}

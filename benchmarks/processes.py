@@ -28,7 +28,7 @@ from .child import Child, child, serve
 from .contenders import CONTENDERS, OURS, Run
 from .machine import busy, describe
 from .meter import Meter, ServerCpu
-from .report import parser, save, table
+from .report import parser, rounded, save, table
 from .rounds import Figures, Measured, in_turns, medians, ratio
 from .runs import crowd_for
 
@@ -232,7 +232,7 @@ async def run(options: argparse.Namespace) -> None:
                     warm_up=options.warm_up,
                     server=SERVER,
                     waits=[*every_wait, *waits],
-                    targets=judge(done),
+                    targets=judge(rounded(done)),
                     says=says,
                 )
 

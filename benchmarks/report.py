@@ -47,8 +47,8 @@ def save(path: Path, machine: Mapping[str, Any], rows: Sequence[Row], **more: An
     report = {
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine,
-        **{name: _rounded(value) for name, value in more.items()},
-        "figures": _rounded(list(rows)),
+        **{name: rounded(value) for name, value in more.items()},
+        "figures": rounded(list(rows)),
     }
     path.write_text(
         json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8"
@@ -76,14 +76,14 @@ def refuse_others(path: Path, machine: Mapping[str, Any]) -> None:
         )
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
     match value:
         case float():
             return float(f"{value:.4g}") if math.isfinite(value) else None
         case Mapping():
-            return {name: _rounded(inner) for name, inner in value.items()}
+            return {name: rounded(inner) for name, inner in value.items()}
         case list():
-            return [_rounded(inner) for inner in value]
+            return [rounded(inner) for inner in value]
         case _:
             return value
 

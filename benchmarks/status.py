@@ -42,7 +42,7 @@ from .chart import Bar, Group, bar_chart
 from .crowd import ends, graph, make, thread_name
 from .machine import describe, in_words
 from .pruner import pruner
-from .report import parser, save, table
+from .report import parser, rounded, save, table
 from .rounds import Figures, in_turns, medians, ratio
 
 Row = dict[str, Any]
@@ -415,7 +415,7 @@ async def run(given: argparse.Namespace) -> None:
         )
     )
     if given.json:
-        save(given.json, machine, rows, server=server, targets=judge(rows))
+        save(given.json, machine, rows, server=server, targets=judge(rounded(rows)))
     if given.svg:
         given.svg.write_text(chart(rows, machine), "utf-8")
 

@@ -38,7 +38,7 @@ from .chart import Bar, Group, bar_chart
 from .machine import describe, in_words
 from .meter import Meter, ServerCpu
 from .queues import DIRECT, OURS, QUEUES, Create, Queue
-from .report import parser, save, table
+from .report import parser, rounded, save, table
 from .rounds import Measured, in_turns, medians, ratio
 
 PEERS = ("dbos", "procrastinate", "pgqueuer", "absurd-sdk")
@@ -228,7 +228,7 @@ class Report:
                 self._options.json,
                 self._machine,
                 self._all,
-                targets=judge(self._all),
+                targets=judge(rounded(self._all)),
                 concurrency=self._options.concurrency,
             )
 
