@@ -133,7 +133,7 @@ async def question_and_answer(durable: Durable) -> None:
 async def test_what_it_costs_does_not_grow_with_the_calls_of_subgraphs(
     dsn: str, verb: Callable[[Durable], Awaitable[None]], walks: int
 ) -> None:
-    """A resumption walks the thread's entries of checkpoints_pkey, and reads the rows of few."""
+    """A resumption walks the thread's entries of checkpoints_pkey, and does not look each one up."""
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as reader:
 
         async def one(query: str) -> int:
@@ -172,4 +172,8 @@ async def test_what_it_costs_does_not_grow_with_the_calls_of_subgraphs(
         await write("VACUUM ANALYZE")
         known = await cost()
         index = await one("SELECT pg_relation_size('checkpoints_pkey') / 8192")
-        assert max(unknown, known) <= 2 * young + 100 + walks * index, (young, unknown, known)
+        table = await one("SELECT pg_relation_size('checkpoints') / 8192")
+        # Two statements of a resumption may use the block range index, which knows no page that
+        # was written since the last vacuum, where the thread is most of the table.
+        reads = walks * index + (2 * table if walks else 0)
+        assert max(unknown, known) <= 2 * young + 100 + reads, (young, unknown, known, index, table)
