@@ -87,29 +87,15 @@ WHERE r.run_id = :run_id AND r.fencing_token = :token::bigint
 
 -- name: questions
 -- params: thread_id
--- checkpoints_pkey for the thread's head, and for the heads of the subgraphs called from it, or
--- aiodurable_checkpoints_id_brin where the thread is much of the table; they are newer than the
--- head. checkpoint_writes_pkey for their tasks. Every question of a task that has not finished, in
--- the root graph and in subgraphs; and the answer of no task, which plain LangGraph keeps for
--- whichever question comes next. A question was taken if its task has stored an answer since: it
--- failed after that. An answer is spent if a task took one after it, or asked after it, or took
--- this very one last: the stock saver may commit it after what the task did with it.
-WITH head AS MATERIALIZED (
-    SELECT c.checkpoint_id
-    FROM checkpoints c
-    WHERE c.thread_id = :thread_id AND c.checkpoint_ns = ''
-    ORDER BY c.checkpoint_id DESC
-    LIMIT 1
-), places AS MATERIALIZED (
-    SELECT '' AS checkpoint_ns, checkpoint_id FROM head
-    UNION ALL
-    (SELECT DISTINCT ON (c.checkpoint_ns) c.checkpoint_ns, c.checkpoint_id
-     FROM checkpoints c
-     WHERE c.thread_id = :thread_id AND c.checkpoint_ns > ''
-       AND c.checkpoint_id > (SELECT checkpoint_id FROM head)
-       AND c.metadata -> 'parents'::text ->> ''::text = (SELECT checkpoint_id FROM head)
-     ORDER BY c.checkpoint_ns, c.checkpoint_id DESC)
-), tasks AS MATERIALIZED (
+-- checkpoints_pkey or aiodurable_checkpoints_id_brin (see checkpoints.places);
+-- checkpoint_writes_pkey for their tasks. Every question of a task that has not finished, in the
+-- root graph and in subgraphs; and the answer of no task, which plain LangGraph keeps for whichever
+-- question comes next. A question was taken if its task has stored an answer since: it failed after
+-- that. An answer is spent if a task took one after it, or asked after it, or took this very one
+-- last: the stock saver may commit it after what the task did with it.
+WITH
+-- include: checkpoints.places
+, tasks AS MATERIALIZED (
     SELECT p.checkpoint_ns, t.task_id, t.path, t.finished, t.type, t.blob, t.asked_age,
            t.answered_age, t.answer
     FROM places p

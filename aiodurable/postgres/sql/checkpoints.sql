@@ -781,17 +781,16 @@ LEFT JOIN LATERAL (
 ) u ON true
 WHERE p.checkpoint_ns > '' AND n.root = h.checkpoint_id
 
--- name: repair
--- params: thread_id, token, lease_id
--- aiodurable_fences_pkey; checkpoints_pkey for the thread's head, and for the heads of the
--- subgraphs called from it, or aiodurable_checkpoints_id_brin where the thread is much of the
--- table; they are newer than the head. checkpoint_writes_pkey for their tasks. Only under the fence
--- of this lease.
-WITH fence AS MATERIALIZED (
-    SELECT thread_id, token, lease_id FROM aiodurable_fences WHERE thread_id = :thread_id FOR SHARE
-), head AS MATERIALIZED (
-    SELECT checkpoint_id FROM checkpoints WHERE thread_id = :thread_id AND checkpoint_ns = ''
-    ORDER BY checkpoint_id DESC LIMIT 1
+-- fragment: places
+-- checkpoints_pkey for the thread's head, and for the heads of the subgraphs called from it, or
+-- aiodurable_checkpoints_id_brin where the thread is much of the table; they are newer than the
+-- head.
+head AS MATERIALIZED (
+    SELECT c.checkpoint_id
+    FROM checkpoints c
+    WHERE c.thread_id = :thread_id AND c.checkpoint_ns = ''
+    ORDER BY c.checkpoint_id DESC
+    LIMIT 1
 ), places AS MATERIALIZED (
     SELECT '' AS checkpoint_ns, checkpoint_id FROM head
     UNION ALL
@@ -801,7 +800,17 @@ WITH fence AS MATERIALIZED (
        AND c.checkpoint_id > (SELECT checkpoint_id FROM head)
        AND c.metadata -> 'parents'::text ->> ''::text = (SELECT checkpoint_id FROM head)
      ORDER BY c.checkpoint_ns, c.checkpoint_id DESC)
-), failed_after_output AS MATERIALIZED (
+)
+
+-- name: repair
+-- params: thread_id, token, lease_id
+-- aiodurable_fences_pkey; checkpoints_pkey or aiodurable_checkpoints_id_brin (see places);
+-- checkpoint_writes_pkey for their tasks. Only under the fence of this lease.
+WITH fence AS MATERIALIZED (
+    SELECT thread_id, token, lease_id FROM aiodurable_fences WHERE thread_id = :thread_id FOR SHARE
+),
+-- include: places
+, failed_after_output AS MATERIALIZED (
     -- Output and error of one transaction: of one attempt. An error that a handler takes over is
     -- the handler's matter.
     SELECT p.checkpoint_ns, p.checkpoint_id, t.task_id, t.path
