@@ -149,6 +149,7 @@ class Acquirer:
         if (lease := _granted(request)) is not None:
             lease.begin_release()
         else:
+            request.cancel()  # a coroutine that is closed has not cancelled what it awaits
             self.queue.leave(key)
 
     async def busy(self, key: int, name: str) -> LockBusyError:
@@ -209,13 +210,15 @@ class Acquirer:
         if not self.queue.try_enter(key):
             session = await self.queue.wait(key)
             if session is not None:
+                renewal = session.renew(key, name)
                 try:
-                    lease = await session.renew(key, name)
+                    lease = await renewal
                     assert lease is not None
                     return lease
                 except PostgresUnavailableError:
                     pass  # that session is over, and its lock gone; the key is still entered
                 except BaseException:  # above all cancelled: the key is locked, and has no holder
+                    renewal.cancel()
                     self.releaser.hand_over(session, key)
                     raise
         try:
@@ -293,10 +296,11 @@ class Acquirer:
     ) -> SessionLease | None:
         try:
             return await request
-        except asyncio.CancelledError:
+        except BaseException:
             if (lease := _granted(request)) is not None:  # cancelled in that very moment
                 lease.retire()
                 session.release(lease.key)
+            request.cancel()  # a coroutine that is closed has not cancelled what it awaits
             raise
 
     # ---- parts ----------------------------------------------------------------------------------

@@ -66,7 +66,8 @@ class LocalQueue:
         queue.waiting[entered] = None
         try:
             return await entered
-        except asyncio.CancelledError:
+        except BaseException:
+            entered.cancel()  # a coroutine that is closed has not cancelled what it awaits
             if entered.cancelled():
                 # It is not there if we were cancelled just before we would have entered.
                 queue.waiting.pop(entered, None)

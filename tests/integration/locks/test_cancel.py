@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from aiodurable.locks import PostgresLockManager
-from tests.support.internals import acquirer_of, supervisors_of
+from aiodurable.settings import Settings
+from tests.support.internals import acquirer_of, session_of, supervisors_of
 from tests.support.lock_view import ServerLocks
 from tests.support.waiting import wait_until, within
 
@@ -170,3 +171,40 @@ async def settled(*managers: PostgresLockManager) -> None:
             await asyncio.sleep(0)
 
     await within(30, settling(), what="nobody to have a turn, and all to be sent")
+
+
+@pytest.mark.parametrize("timeout", [0, None])
+async def test_a_coroutine_that_is_closed_while_it_tries_leaves_no_lock(
+    dsn: str, settings: Settings, server_locks: ServerLocks, timeout: float | None
+) -> None:
+    async with PostgresLockManager(dsn, sessions=1, settings=settings) as locks:
+        session = session_of(locks)
+        for alone in (True, False):
+            await wait_until(lambda: session.quiet)
+            if not alone:
+                session.audit_soon()
+            acquiring = locks.acquire("a", timeout=timeout)
+            acquiring.send(None)
+            acquiring.close()
+            await settled(locks)
+            assert server_locks() == 0
+            async with locks.hold("a"):
+                pass
+
+
+async def test_a_coroutine_that_is_closed_while_it_waits_leaves_the_lock_to_others(
+    locks: PostgresLockManager, server_locks: ServerLocks
+) -> None:
+    for until_granted in (False, True):
+        holding = await locks.acquire("a")
+        waiting = locks.acquire("a", timeout=None)
+        waiting.send(None)
+        if until_granted:
+            await holding.release()
+            waiting.send(None)  # the lock was handed over, and a token is under way
+        waiting.close()
+        await holding.release()
+        await settled(locks)
+        assert server_locks() == locks.health().held == 0
+        async with locks.hold("a"):
+            pass
