@@ -104,7 +104,7 @@ class LoneRequest(asyncio.Future[T]):
     ) -> None:
         """Like that of any future."""
         if self._first is None and not self.done():
-            self._first = fn, context or copy_context()
+            self._first = fn, copy_context() if context is None else context
         else:
             super().add_done_callback(fn, context=context)
 

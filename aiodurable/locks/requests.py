@@ -53,7 +53,7 @@ class ReleaseFuture(asyncio.Future[Mapping[int, int]]):
         if self.done():
             super().add_done_callback(fn, context=context)
         else:
-            self._waiting.append((fn, context or copy_context()))
+            self._waiting.append((fn, copy_context() if context is None else context))
 
     def set_result(self, result: Mapping[int, int], /) -> None:
         """Like that of any future."""

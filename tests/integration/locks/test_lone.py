@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextvars import Context, ContextVar
 from typing import Any
 
 import asyncpg
@@ -179,3 +180,23 @@ async def test_the_task_that_sends_waits_for_a_lone_request(locks: PostgresLockM
     assert not session.audit_due
     assert not lease.lost
     assert session.over is None
+
+
+@pytest.mark.parametrize("at_a_time", [1, 2])  # a lone request, and those that share a statement
+async def test_the_body_runs_in_the_context_of_its_task(
+    locks: PostgresLockManager, at_a_time: int
+) -> None:
+    async def body(name: str) -> None:
+        async with locks.hold(name):
+            entered.set("inside")
+            await asyncio.sleep(0)
+            assert entered.get(None) == "inside"
+        left.set("outside")
+        await asyncio.sleep(0)
+        assert left.get(None) == "outside"
+
+    entered: ContextVar[str] = ContextVar("entered")
+    left: ContextVar[str] = ContextVar("left")
+    names = [f"lock {number}" for number in range(at_a_time)]
+    # An empty context is false.
+    await asyncio.gather(*(asyncio.create_task(body(name), context=Context()) for name in names))
