@@ -10,6 +10,7 @@ statement: it is the session's, and a callback receives its answer.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from aiodurable.locks.session import LockSession
 
 __all__ = ["LoneRelease", "LoneRequest", "LoneTry"]
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -45,52 +48,52 @@ class LoneRequest(asyncio.Future[T]):
 
     tries = 0
 
-    def send(self, session: LockSession, key: int, statement: Statement) -> Self:
-        """Begin the statement, and be called back with its answer."""
+    def send(self, session: LockSession, key: int, statement: Callable[[int], Statement]) -> Self:
+        """Begin the statement, and be called back with its answer. Raises nothing of the driver's:
+        what fails fails the future."""
         self.key = key
         self.refused: asyncpg.OutOfMemoryError | None = None
         self._session = session
-        self._statement = statement
         self._first: tuple[Callable[[Self], object], Context] | None = None
         session.quiet = False
         session.lone = self
         self._sent = time.monotonic()
         try:
-            answer = statement.send(None)
-        except DRIVER_FAILURES as error:
-            session.failed(error)
-        except BaseException as error:  # nobody may trust this session any longer, or wait for it
-            session.lose(type(error).__name__)
-            raise
-        else:
-            answer.add_done_callback(self._answered)
+            self._statement = statement(key)
+            self._statement.send(None).add_done_callback(self._answered)
+        except BaseException as error:
+            self._failed(error)
         return self
 
     def _answered(self, _answer: object) -> None:
-        session = self._session
         try:
-            self._statement.send(None)
+            self._statement.send(None).add_done_callback(self._answered)
         except StopIteration as end:
             pid, result = end.value
-        except asyncpg.OutOfMemoryError as error:
-            self.refused = error
-            session.work.set()
-            return
-        except DRIVER_FAILURES as error:
-            session.failed(error)
-            return
         except BaseException as error:
-            session.lose(type(error).__name__)
-            raise
-        else:  # asyncpg has no reason to wait for anything but the answer
-            self._statement.close()
-            session.lose("a statement went on after its answer")
+            self._failed(error)
+            return
+        else:  # it waits for more than its answer, which asyncpg has no reason for today
             return
         # Not while StopIteration is handled: it would be the context of what the task raises.
+        session = self._session
         if session.over is None and session.note_answer(pid, self._sent):
             session.lone_answered()
             self._settle(session, result)
             self._wake()
+
+    def _failed(self, error: BaseException) -> None:
+        session = self._session
+        if isinstance(error, asyncpg.OutOfMemoryError):
+            self.refused = error
+            session.work.set()
+        elif isinstance(error, DRIVER_FAILURES):
+            session.failed(error)
+        else:  # nobody may trust this session any longer, or wait for it
+            session.lose(type(error).__name__)
+            if not isinstance(error, Exception):
+                raise error
+            _log.error("a lock session failed unexpectedly: please report this", exc_info=error)
 
     @abstractmethod
     def _settle(self, session: LockSession, result: Any) -> None: ...

@@ -109,7 +109,7 @@ class LockSession:
         if self.quiet and requests is self.requests and len(self.held) < self.share:
             lone = LoneTry(loop=self._loop)
             lone.name = name
-            return lone.send(self, key, self.statements.acquire(key))
+            return lone.send(self, key, self.statements.acquire)
         return self._request(requests.acquires, key, name)
 
     def acquire_again(self, key: int, name: str) -> asyncio.Future[SessionLease | None]:
@@ -132,7 +132,7 @@ class LockSession:
         if self.state is _OVER:
             return self.requests.released  # settled when the session ended
         if self.quiet:
-            return LoneRelease(loop=self._loop).send(self, key, self.statements.release(key))
+            return LoneRelease(loop=self._loop).send(self, key, self.statements.release)
         if self.lone is not None:
             self._wake()
         else:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
 from contextvars import Context, ContextVar
 from typing import Any
@@ -72,13 +74,17 @@ async def test_a_cancelled_try_returns_at_once_and_its_lock_is_unlocked(
     cancelled: list[object] = []
     monkeypatch.setattr(cancel, lambda *_: cancelled.append(None))
     session = session_of(locks)
-    acquiring = asyncio.ensure_future(locks.acquire("a"))
-    await asyncio.sleep(0)
-    lone = session.lone
-    acquiring.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await acquiring
-    assert session.lone is lone  # the statement is still under way
+    os.kill(session.statements.pid, signal.SIGSTOP)
+    try:
+        acquiring = asyncio.ensure_future(locks.acquire("a"))
+        await asyncio.sleep(0)
+        lone = session.lone
+        acquiring.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await acquiring
+        assert session.lone is lone  # the statement is still under way
+    finally:
+        os.kill(session.statements.pid, signal.SIGCONT)
     await wait_until(lambda: session.idle)
     assert server_locks() == 0
     assert not cancelled
@@ -160,6 +166,46 @@ async def test_what_a_lone_try_locked_before_it_found_no_memory_is_unlocked(
         pass
 
 
+async def test_a_statement_that_waits_more_than_once_is_answered(
+    locks: PostgresLockManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def waits_again(statements: LockStatements, key: int) -> Any:
+        answer = await acquire(statements, key)
+        later: asyncio.Future[None] = asyncio.Future()
+        later.get_loop().call_soon(later.set_result, None)
+        await later
+        return answer
+
+    acquire = LockStatements.acquire
+    monkeypatch.setattr(LockStatements, "acquire", waits_again)
+    async with locks.hold("a") as lease:
+        assert lease.token
+    assert session_of(locks).over is None
+
+
+@pytest.mark.parametrize("sent", [False, True])
+async def test_an_error_that_is_not_the_drivers_ends_the_session_and_reaches_no_caller(
+    locks: PostgresLockManager,
+    server_locks: ServerLocks,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    sent: bool,
+) -> None:
+    async def broken(statements: LockStatements, key: int) -> Any:
+        if sent:
+            await acquire(statements, key)
+        raise ZeroDivisionError
+
+    acquire = LockStatements.acquire
+    with monkeypatch.context() as patch:
+        patch.setattr(LockStatements, "acquire", broken)
+        with pytest.raises(PostgresUnavailableError):
+            await locks.acquire("a")
+    assert "report this" in caplog.text
+    await wait_until(lambda: server_locks() == 0)
+    assert await within(10, locks.acquire("a", timeout=None))
+
+
 async def test_what_the_body_raises_has_no_context_of_ours(locks: PostgresLockManager) -> None:
     assert session_of(locks).quiet
     with pytest.raises(ValueError, match="mine") as raised:
@@ -200,3 +246,21 @@ async def test_the_body_runs_in_the_context_of_its_task(
     names = [f"lock {number}" for number in range(at_a_time)]
     # An empty context is false.
     await asyncio.gather(*(asyncio.create_task(body(name), context=Context()) for name in names))
+
+
+async def test_a_try_in_the_turn_in_which_the_connection_ended_says_that_it_is_not_up(
+    locks: PostgresLockManager,
+) -> None:
+    connection_of(session_of(locks)).terminate()
+    with pytest.raises(PostgresUnavailableError):
+        await locks.acquire("a")
+    assert await within(10, locks.acquire("a", timeout=None))
+
+
+async def test_a_release_in_the_turn_in_which_the_connection_ended_does_not_raise(
+    locks: PostgresLockManager,
+) -> None:
+    lease = await locks.acquire("a")
+    connection_of(session_of(locks)).terminate()
+    await lease.release()
+    assert await within(10, locks.acquire("a", timeout=None))
