@@ -87,13 +87,13 @@ WHERE r.run_id = :run_id AND r.fencing_token = :token::bigint
 
 -- name: questions
 -- params: thread_id
--- checkpoints_pkey or aiodurable_checkpoints_id_brin (see checkpoints.places);
--- checkpoint_writes_pkey for their tasks. Every question of a task that has not finished, in the
--- root graph and in subgraphs; and the answer of no task, which plain LangGraph keeps for whichever
--- question comes next. A question was taken if its task has stored an answer since: it failed after
--- that. An answer is spent if a task took one after it, or asked after it, or took this very one
--- last: the stock saver may commit it after what the task did with it.
-WITH
+-- checkpoints_pkey (see checkpoints.places); checkpoint_writes_pkey for their tasks. Every question
+-- of a task that has not finished, in the root graph and in subgraphs; and the answer of no task,
+-- which plain LangGraph keeps for whichever question comes next. A question was taken if its task
+-- has stored an answer since: it failed after that. An answer is spent if a task took one after it,
+-- or asked after it, or took this very one last: the stock saver may commit it after what the task
+-- did with it.
+WITH RECURSIVE
 -- include: checkpoints.places
 , tasks AS MATERIALIZED (
     SELECT p.checkpoint_ns, t.task_id, t.path, t.finished, t.type, t.blob, t.asked_age,
@@ -124,7 +124,7 @@ WITH
            pg_catalog.count(*) FILTER (WHERE w.channel <> '__resume__') AS commanded
     FROM checkpoint_writes w
     WHERE w.thread_id = :thread_id AND w.checkpoint_ns = ''
-      AND w.checkpoint_id = (SELECT checkpoint_id FROM head)
+      AND w.checkpoint_id = (SELECT checkpoint_id FROM heads)
       AND w.task_id = '00000000-0000-0000-0000-000000000000'
 )
 SELECT l.type AS stray_type, l.blob AS stray, l.commanded,

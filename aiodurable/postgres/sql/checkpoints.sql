@@ -699,14 +699,43 @@ CROSS JOIN LATERAL (
 ) b
 GROUP BY h.thread_id
 
+-- fragment: inner_heads
+-- checkpoints_pkey. The newest checkpoints of the subgraphs that are under way in the newest step
+-- of each thread of `heads`. A call writes after the checkpoint it is called from, so that is one
+-- walk of the index entries of the thread's subgraphs, some 70 a page, from one namespace with a
+-- newer id to the next, and only these have rows read. ORDER BY and LIMIT keep the planner from an
+-- index that reads the thread's rows, or those written since the last vacuum.
+entered (thread_id, head_id, checkpoint_ns) AS (
+    SELECT h.thread_id, h.checkpoint_id, ''::text FROM heads h
+    UNION ALL
+    SELECT e.thread_id, e.head_id, (
+               SELECT c.checkpoint_ns
+               FROM checkpoints c
+               WHERE c.thread_id = e.thread_id AND c.checkpoint_ns > e.checkpoint_ns
+                 AND c.checkpoint_id > e.head_id
+               ORDER BY c.checkpoint_ns
+               LIMIT 1)
+    FROM entered e
+    WHERE e.checkpoint_ns IS NOT NULL
+), inner_heads AS (
+    SELECT e.thread_id, e.checkpoint_ns, n.checkpoint_id
+    FROM entered e
+    CROSS JOIN LATERAL (
+        SELECT k.checkpoint_id, k.metadata -> 'parents'::text ->> ''::text AS root
+        FROM checkpoints k
+        WHERE k.thread_id = e.thread_id AND k.checkpoint_ns = e.checkpoint_ns
+        ORDER BY k.checkpoint_id DESC
+        LIMIT 1
+    ) n
+    WHERE e.checkpoint_ns > '' AND n.root = e.head_id
+)
+
 -- name: inner_checkpoints
 -- params: thread_ids
 -- The newest checkpoints of the subgraphs that are under way in the newest step of the threads.
--- checkpoints_pkey: the head, then the thread's entries of subgraphs, of which only the ones that
--- are newer than the head lead to rows: a call writes after the checkpoint it is called from. Some
--- 70 entries are a page. For LangGraph's own query of a checkpoint checkpoint_blobs_pkey and
--- checkpoint_writes_pkey; LIMIT keeps it a look-up.
-WITH heads AS MATERIALIZED (
+-- checkpoints_pkey for the heads; for LangGraph's own query of a checkpoint checkpoint_blobs_pkey
+-- and checkpoint_writes_pkey; LIMIT keeps it a look-up.
+WITH RECURSIVE heads AS MATERIALIZED (
     SELECT a.thread_id, (
                SELECT c.checkpoint_id
                FROM checkpoints c
@@ -714,24 +743,28 @@ WITH heads AS MATERIALIZED (
                ORDER BY c.checkpoint_id DESC
                LIMIT 1) AS checkpoint_id
     FROM pg_catalog.unnest(:thread_ids::text[]) AS a (thread_id)
-)
+),
+-- include: inner_heads
 SELECT newest.thread_id, newest.checkpoint, newest.checkpoint_ns, newest.checkpoint_id,
        newest.metadata,
        newest.channel_values, newest.pending_writes
-FROM heads h
-CROSS JOIN LATERAL (
-    SELECT c.checkpoint_ns, pg_catalog.max(c.checkpoint_id) AS checkpoint_id
-    FROM checkpoints c
-    WHERE c.thread_id = h.thread_id AND c.checkpoint_ns > '' AND c.checkpoint_id > h.checkpoint_id
-    GROUP BY c.checkpoint_ns
-) n
+FROM inner_heads i
 CROSS JOIN LATERAL (
 -- include: langgraph.select
-    WHERE checkpoints.thread_id = h.thread_id AND checkpoints.checkpoint_ns = n.checkpoint_ns
-      AND checkpoints.checkpoint_id = n.checkpoint_id
-      AND checkpoints.metadata -> 'parents'::text ->> ''::text = h.checkpoint_id
+    WHERE checkpoints.thread_id = i.thread_id AND checkpoints.checkpoint_ns = i.checkpoint_ns
+      AND checkpoints.checkpoint_id = i.checkpoint_id
     LIMIT 1
 ) AS newest
+
+-- fragment: heads
+-- checkpoints_pkey. The newest checkpoint of a thread; none, or one.
+heads AS MATERIALIZED (
+    SELECT c.thread_id, c.checkpoint_id
+    FROM checkpoints c
+    WHERE c.thread_id = :thread_id AND c.checkpoint_ns = ''
+    ORDER BY c.checkpoint_id DESC
+    LIMIT 1
+)
 
 -- name: inner_progress
 -- params: thread_id, known_ids, most
@@ -782,31 +815,21 @@ LEFT JOIN LATERAL (
 WHERE p.checkpoint_ns > '' AND n.root = h.checkpoint_id
 
 -- fragment: places
--- checkpoints_pkey for the thread's head, and for the heads of the subgraphs called from it, or
--- aiodurable_checkpoints_id_brin where the thread is much of the table; they are newer than the
--- head.
-head AS MATERIALIZED (
-    SELECT c.checkpoint_id
-    FROM checkpoints c
-    WHERE c.thread_id = :thread_id AND c.checkpoint_ns = ''
-    ORDER BY c.checkpoint_id DESC
-    LIMIT 1
-), places AS MATERIALIZED (
-    SELECT '' AS checkpoint_ns, checkpoint_id FROM head
+-- The thread's head, and the heads of the subgraphs called from it.
+-- include: heads
+,
+-- include: inner_heads
+, places AS MATERIALIZED (
+    SELECT '' AS checkpoint_ns, checkpoint_id FROM heads
     UNION ALL
-    (SELECT DISTINCT ON (c.checkpoint_ns) c.checkpoint_ns, c.checkpoint_id
-     FROM checkpoints c
-     WHERE c.thread_id = :thread_id AND c.checkpoint_ns > ''
-       AND c.checkpoint_id > (SELECT checkpoint_id FROM head)
-       AND c.metadata -> 'parents'::text ->> ''::text = (SELECT checkpoint_id FROM head)
-     ORDER BY c.checkpoint_ns, c.checkpoint_id DESC)
+    SELECT checkpoint_ns, checkpoint_id FROM inner_heads
 )
 
 -- name: repair
 -- params: thread_id, token, lease_id
--- aiodurable_fences_pkey; checkpoints_pkey or aiodurable_checkpoints_id_brin (see places);
--- checkpoint_writes_pkey for their tasks. Only under the fence of this lease.
-WITH fence AS MATERIALIZED (
+-- aiodurable_fences_pkey; checkpoints_pkey (see places); checkpoint_writes_pkey for their tasks.
+-- Only under the fence of this lease.
+WITH RECURSIVE fence AS MATERIALIZED (
     SELECT thread_id, token, lease_id FROM aiodurable_fences WHERE thread_id = :thread_id FOR SHARE
 ),
 -- include: places
@@ -843,7 +866,7 @@ SELECT (SELECT token FROM fence) AS token, (SELECT lease_id FROM fence) AS lease
        (SELECT true
         FROM checkpoint_writes w
         WHERE w.thread_id = :thread_id AND w.checkpoint_ns = ''
-          AND w.checkpoint_id = (SELECT checkpoint_id FROM head)
+          AND w.checkpoint_id = (SELECT checkpoint_id FROM heads)
           AND w.task_id = '00000000-0000-0000-0000-000000000000' AND w.channel = '__resume__'
         LIMIT 1) IS NOT NULL AS has_stray_answer
 FROM failed_after_output p
