@@ -25,8 +25,8 @@ _LATEST = _SQL["latest"].encode()
 _SIZES = _SQL["sizes"]
 _INNER = _SQL["inner_checkpoints"]
 _PROGRESS = _SQL["inner_progress"]
-_MOST_NAMESPACES: Final = 1_000
-"""Some 30 ms of the server's time. A page that follows a run asks each second."""
+_MOST_SUBGRAPHS: Final = 1_000
+"""A page that follows a run asks each second."""
 
 
 class RowReader:
@@ -86,9 +86,9 @@ class RowReader:
         """Of the subgraphs that are under way in the newest step of a thread: `checkpoint_ns`,
         `checkpoint_id`, the nodes that their newest checkpoint has `seen`, and the channels that it
         `updated`. No value of a state is read, and nothing of the checkpoints in `known_ids`. Of a
-        thread with more than 1,000 namespaces those after the first 1,000 are left out.
+        step with more than 1,000 subgraphs those after the first 1,000 are left out.
         """
-        return await self._pool.fetch(_PROGRESS, thread_id, list(known_ids), _MOST_NAMESPACES)
+        return await self._pool.fetch(_PROGRESS, thread_id, list(known_ids), _MOST_SUBGRAPHS)
 
     async def _fetch_inner(self, thread_ids: Sequence[str]) -> dict[str, list[DictRow]]:
         rows = await self._pool.fetch(_INNER, list(thread_ids))

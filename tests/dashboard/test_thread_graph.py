@@ -121,6 +121,26 @@ async def test_a_checkpoint_of_a_subgraph_is_read_once(
     assert graph.findall(first) == graph.findall(second) != []
 
 
+async def test_a_thread_whose_subgraphs_ran_thousands_of_times_shows_those_under_way(
+    opened: Opened, dsn: str
+) -> None:
+    async with Durable(dsn, graphs={"nested": nested(asks)}, settings=Settings()) as durable:
+        async with durable.run("t", "nested") as run:
+            await run.ainvoke({"text": ""})
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            connection.execute(
+                "INSERT INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, checkpoint, metadata)"
+                " SELECT thread_id, 'earlier:' || n, '0-' || n, checkpoint, metadata"
+                " FROM checkpoints, generate_series(1, 2000) n"
+                " WHERE checkpoint_ns = '' AND metadata ->> 'source' = 'input'"
+            )
+        page = await opened(of=durable).get("/thread?id=t&open=research,research:look")
+    (data,) = re.findall(r'data-graph="([^"]*)"', page.text)
+    states = {node["id"]: node["state"] for node in json.loads(unescape(data))["nodes"]}
+    assert states["research:plan"] == "done"
+    assert states["research:look:rank"] == "waiting"
+
+
 @pytest.mark.parametrize(
     "damaged",
     ['{"versions_seen": 3, "updated_channels": null}', '{"updated_channels": [null, 3, {}]}', "7"],

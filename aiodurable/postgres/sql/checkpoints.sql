@@ -768,37 +768,15 @@ heads AS MATERIALIZED (
 
 -- name: inner_progress
 -- params: thread_id, known_ids, most
--- The newest checkpoints of the subgraphs that are under way in the newest step of a thread: the
--- nodes that each has seen, and the channels that its step updated, no values. checkpoints_pkey: a
--- descent for each of `most` namespaces; each task of a subgraph that the thread ever had left one.
--- Of a checkpoint that is known nothing is unpacked.
-WITH RECURSIVE head AS MATERIALIZED (
-    SELECT c.checkpoint_id
-    FROM checkpoints c
-    WHERE c.thread_id = :thread_id AND c.checkpoint_ns = ''
-    ORDER BY c.checkpoint_id DESC
-    LIMIT 1
-), places AS (
-    SELECT ''::text AS checkpoint_ns, 0 AS number
-    UNION ALL
-    SELECT (SELECT c.checkpoint_ns
-            FROM checkpoints c
-            WHERE c.thread_id = :thread_id AND c.checkpoint_ns > p.checkpoint_ns
-            ORDER BY c.checkpoint_ns
-            LIMIT 1), p.number + 1
-    FROM places p
-    WHERE p.checkpoint_ns IS NOT NULL AND p.number < :most::integer
-)
-SELECT p.checkpoint_ns, n.checkpoint_id, u.seen, u.updated
-FROM places p
-CROSS JOIN head h
-CROSS JOIN LATERAL (
-    SELECT k.checkpoint_id, k.checkpoint, k.metadata -> 'parents'::text ->> ''::text AS root
-    FROM checkpoints k
-    WHERE k.thread_id = :thread_id AND k.checkpoint_ns = p.checkpoint_ns
-    ORDER BY k.checkpoint_id DESC
-    LIMIT 1
-) n
+-- Of the subgraphs that are under way in the newest step of a thread, `most` of them, the nodes
+-- that each has seen, and the channels that its step updated, no values. checkpoints_pkey. Of a
+-- checkpoint that is known nothing is unpacked.
+WITH RECURSIVE
+-- include: heads
+,
+-- include: inner_heads
+SELECT i.checkpoint_ns, i.checkpoint_id, u.seen, u.updated
+FROM (SELECT * FROM inner_heads LIMIT :most::integer) i
 LEFT JOIN LATERAL (
     SELECT CASE WHEN pg_catalog.jsonb_typeof(n.checkpoint -> 'versions_seen'::text) = 'object'
                 THEN ARRAY(SELECT k.node
@@ -810,9 +788,11 @@ LEFT JOIN LATERAL (
                            FROM pg_catalog.jsonb_array_elements_text(
                                     n.checkpoint -> 'updated_channels'::text) AS k (channel))
                 END AS updated
-    WHERE n.checkpoint_id <> ALL (:known_ids::text[])
+    FROM checkpoints n
+    WHERE n.thread_id = i.thread_id AND n.checkpoint_ns = i.checkpoint_ns
+      AND n.checkpoint_id = i.checkpoint_id AND i.checkpoint_id <> ALL (:known_ids::text[])
+    LIMIT 1
 ) u ON true
-WHERE p.checkpoint_ns > '' AND n.root = h.checkpoint_id
 
 -- fragment: places
 -- The thread's head, and the heads of the subgraphs called from it.

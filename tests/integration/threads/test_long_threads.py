@@ -140,10 +140,10 @@ async def test_what_is_read_and_compared_grows_with_the_thread_and_no_faster(
     assert long / short <= LONG / SHORT * 1.5
 
 
-async def test_a_page_that_follows_a_thread_reads_a_bounded_number_of_its_namespaces(
+async def test_a_page_that_follows_a_thread_reads_a_bounded_number_of_its_subgraphs(
     wire: Proxy, dsn: str
 ) -> None:
-    """It asks each second, and each task of a subgraph that the thread ever had left one."""
+    """It asks each second, and a step can have called thousands."""
     statement = load("checkpoints")["inner_progress"]
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("SET enable_seqscan = off")
