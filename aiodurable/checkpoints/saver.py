@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import inspect
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
@@ -55,6 +56,7 @@ from aiodurable.postgres.sql import qualified
 __all__ = ["STARTS_A_NODE", "DurableSaver"]
 
 _T = TypeVar("_T")
+_MethodT = TypeVar("_MethodT", bound=Callable[..., Any])
 
 _OF_A_STATE_GRAPH = ("__start__", "branch:to:")
 STARTS_A_NODE = (*_OF_A_STATE_GRAPH, "join:", "__pregel_tasks")
@@ -65,6 +67,14 @@ _DELTA = ("counters_since_delta_snapshot", "delta_writes_versioned")
 
 _ABOUT_THE_TASK = frozenset((ERROR, "__error_source_node__", INTERRUPT, RESUME))
 """LangGraph's `CONTROL_WRITES`: the channels of a task's state, not of its output."""
+
+
+def _with_its_signature(method: _MethodT) -> _MethodT:
+    """Keep a method's signature with it. LangGraph asks for that of `aput_writes` whenever it runs
+    a graph or subgraph, and `inspect` takes a hundred calls to find it out.
+    """
+    vars(method)["__signature__"] = inspect.signature(method)
+    return method
 
 
 class DurableSaver(AsyncPostgresSaver):
@@ -305,6 +315,7 @@ class DurableSaver(AsyncPostgresSaver):
             }
         }
 
+    @_with_its_signature
     async def aput_writes(
         self,
         config: RunnableConfig,

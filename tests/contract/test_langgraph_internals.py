@@ -3,6 +3,7 @@ says what to look at.
 """
 
 import copy
+import cProfile
 import inspect
 import re
 from importlib import import_module
@@ -72,6 +73,17 @@ def test_a_method_that_is_overridden_or_called_has_the_parameters_it_had(method:
         f"AsyncPostgresSaver.{method} takes other parameters: see whether DurableSaver still stands"
         " in for it"
     )
+
+
+def test_the_signature_that_langgraph_asks_for_at_each_run_is_kept() -> None:
+    def calls(cls: type[AsyncPostgresSaver]) -> int:
+        bound = cls.aput_writes.__get__(object.__new__(cls))
+        with cProfile.Profile(builtins=False) as profile:
+            found = inspect.signature(bound)
+        assert list(found.parameters) == PARAMETERS["aput_writes"][1:]
+        return sum(entry.callcount for entry in profile.getstats())
+
+    assert calls(saver.DurableSaver) < 0.6 * calls(AsyncPostgresSaver)
 
 
 @pytest.mark.parametrize("attribute", ["loop", "supports_pipeline"])
