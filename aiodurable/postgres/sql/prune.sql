@@ -77,40 +77,14 @@ RETURNING thread_id
 -- quadratic. tokens, lease_ids: when the threads were read; head_ids: null for a thread without a
 -- checkpoint; delete: keep nothing; dry_run: only count what would go. Of the threads only the
 -- first so many that have `most` checkpoints or fewer together, but one at least; they are "taken".
-WITH taken AS MATERIALIZED (
-    -- A lease of any of them waits for all of them, and threads differ in length by orders of
-    -- magnitude.
-    SELECT t.thread_id, t.token, t.lease_id, t.head_id
-    FROM (SELECT u.thread_id, u.token, u.lease_id, u.head_id, u.place,
-                 pg_catalog.sum(k.checkpoints) OVER (ORDER BY u.place) AS so_far
-          FROM unnest(:thread_ids::text[], :tokens::bigint[], :lease_ids::bigint[],
-                      :head_ids::text[])
-              WITH ORDINALITY AS u (thread_id, token, lease_id, head_id, place)
-          CROSS JOIN LATERAL (
-              SELECT pg_catalog.count(*) AS checkpoints
-              FROM (SELECT n.checkpoint_id
-                    FROM checkpoints n
-                    WHERE n.thread_id = u.thread_id
-                    ORDER BY n.checkpoint_ns, n.checkpoint_id
-                    LIMIT :most::integer + 1) n
-          ) k) t
-    WHERE t.place = 1 OR t.so_far <= :most::integer::numeric
-),
-claimed AS MATERIALIZED (
-    -- Under this lock no lease begins and no fenced write commits. The same lease: none began since
-    -- the thread was looked at. A writer at this moment is left alone.
-    SELECT t.thread_id, t.head_id
-    FROM aiodurable_fences f
-    JOIN taken t ON t.thread_id = f.thread_id
-    WHERE f.token = coalesce(t.token, 0) AND f.lease_id = coalesce(t.lease_id, 0)
-    ORDER BY f.thread_id
-    FOR UPDATE OF f SKIP LOCKED
-),
-present AS MATERIALIZED (
-    SELECT c.thread_id, c.head_id, k.*
-    FROM claimed c
+WITH present AS MATERIALIZED (
+    SELECT u.thread_id, u.token, u.lease_id, u.head_id, u.place, k.*,
+           pg_catalog.sum(k.checkpoints) OVER (ORDER BY u.place) AS so_far
+    FROM unnest(:thread_ids::text[], :tokens::bigint[], :lease_ids::bigint[], :head_ids::text[])
+        WITH ORDINALITY AS u (thread_id, token, lease_id, head_id, place)
     CROSS JOIN LATERAL (
-        SELECT pg_catalog.array_agg(k.ctid) AS tids,
+        SELECT pg_catalog.count(*) AS checkpoints,
+               pg_catalog.array_agg(k.ctid) AS tids,
                pg_catalog.array_agg(k.checkpoint_ns) AS namespaces,
                pg_catalog.array_agg(k.checkpoint_id) AS ids,
                pg_catalog.array_agg(pg_catalog.pg_column_size(k.checkpoint)
@@ -124,13 +98,33 @@ present AS MATERIALIZED (
                    AS delta
         FROM (
             -- Ordered, so that the planner takes checkpoints_pkey: its page was read for the head,
-            -- and in LangGraph's index on thread_id alone each thread is on another page.
+            -- and in LangGraph's index on thread_id alone each thread is on another page. Of a
+            -- thread that is not the first no more than show that it has too many.
             SELECT n.ctid, n.checkpoint_ns, n.checkpoint_id, n.checkpoint, n.metadata
             FROM checkpoints n
-            WHERE n.thread_id = c.thread_id
+            WHERE n.thread_id = u.thread_id
             ORDER BY n.checkpoint_ns, n.checkpoint_id
+            LIMIT CASE WHEN u.place > 1 THEN :most::integer + 1 END
         ) k
     ) k
+),
+taken AS MATERIALIZED (
+    -- A lease of any of them waits for all of them, and threads differ in length by orders of
+    -- magnitude.
+    SELECT p.*
+    FROM present p
+    WHERE p.place = 1 OR p.so_far <= :most::integer::numeric
+),
+claimed AS MATERIALIZED (
+    -- Under this lock no lease begins and no fenced write commits. The same lease: none began since
+    -- the thread was looked at. A writer at this moment is left alone. What is present was read
+    -- before the lock: all of a statement sees the tables as they were when it began.
+    SELECT t.*
+    FROM aiodurable_fences f
+    JOIN taken t ON t.thread_id = f.thread_id
+    WHERE f.token = coalesce(t.token, 0) AND f.lease_id = coalesce(t.lease_id, 0)
+    ORDER BY f.thread_id
+    FOR UPDATE OF f SKIP LOCKED
 ),
 candidates AS MATERIALIZED (
     -- What strategy "keep_latest" cannot keep: a DeltaChannel needs the writes of older
@@ -139,15 +133,16 @@ candidates AS MATERIALIZED (
     -- checkpoint of the thread, and of each subgraph with a memory of its own. A subgraph's call
     -- has its task's id in its namespace, after a colon, and goes with the checkpoint it was called
     -- from.
-    SELECT p.*, h.kept, NOT :delete::boolean AND coalesce(p.delta OR h.old, false) AS refused
-    FROM present p
+    SELECT p.*, h.kept, h.versions,
+           NOT :delete::boolean AND coalesce(p.delta OR h.old, false) AS refused
+    FROM claimed p
     CROSS JOIN LATERAL (
         SELECT pg_catalog.bool_or(n.checkpoint_ns = '' AND n.checkpoint_id = p.head_id) AS here,
                pg_catalog.bool_or(coalesce(k.format < 4, true) OR NOT k.readable) AS old,
-               pg_catalog.jsonb_object_agg(n.checkpoint_ns,
-                                           pg_catalog.jsonb_build_object('id', n.checkpoint_id,
-                                                                         'versions', k.versions))
-                   FILTER (WHERE k.kept) AS kept
+               pg_catalog.jsonb_object_agg(n.checkpoint_ns, n.checkpoint_id)
+                   FILTER (WHERE k.kept) AS kept,
+               pg_catalog.jsonb_object_agg(n.checkpoint_ns, k.versions)
+                   FILTER (WHERE k.kept) AS versions
         FROM (SELECT DISTINCT ON (r.checkpoint_ns) r.checkpoint_ns, r.checkpoint_id, r.tid
               FROM unnest(p.namespaces, p.ids, p.tids) AS r (checkpoint_ns, checkpoint_id, tid)
               ORDER BY r.checkpoint_ns, r.checkpoint_id DESC) n
@@ -183,7 +178,7 @@ deletable AS MATERIALIZED (
         SELECT pg_catalog.array_agg(r.tid) AS tids, pg_catalog.sum(r.size) AS bytes
         FROM unnest(t.tids, t.namespaces, t.ids, t.sizes)
             AS r (tid, checkpoint_ns, checkpoint_id, size)
-        WHERE t.kept -> r.checkpoint_ns ->> 'id'::text IS DISTINCT FROM r.checkpoint_id
+        WHERE t.kept ->> r.checkpoint_ns IS DISTINCT FROM r.checkpoint_id
     ) c
     CROSS JOIN LATERAL (
         -- A write can commit before its checkpoint: what is newer than the head belongs to a step
@@ -192,14 +187,14 @@ deletable AS MATERIALIZED (
                pg_catalog.sum(pg_catalog.pg_column_size(w.blob)) AS bytes
         FROM checkpoint_writes w
         WHERE w.thread_id = t.thread_id AND (:delete::boolean OR w.checkpoint_id < t.head_id)
-          AND t.kept -> w.checkpoint_ns ->> 'id'::text IS DISTINCT FROM w.checkpoint_id
+          AND t.kept ->> w.checkpoint_ns IS DISTINCT FROM w.checkpoint_id
     ) w
     CROSS JOIN LATERAL (
         SELECT pg_catalog.array_agg(b.ctid) AS tids,
                pg_catalog.sum(coalesce(pg_catalog.pg_column_size(b.blob), 0)) AS bytes
         FROM checkpoint_blobs b
         WHERE b.thread_id = t.thread_id
-          AND t.kept -> b.checkpoint_ns -> 'versions'::text ->> b.channel IS DISTINCT FROM b.version
+          AND t.versions -> b.checkpoint_ns ->> b.channel IS DISTINCT FROM b.version
     ) b
     CROSS JOIN LATERAL (
         -- No task of a step that is over runs again.
@@ -271,9 +266,9 @@ marked AS (
     WHERE run_id = ANY (ARRAY (SELECT c.run_id FROM consumed c WHERE NOT :dry_run::boolean))
 ),
 kept AS MATERIALIZED (
-    SELECT t.thread_id, k.key AS checkpoint_ns, k.value ->> 'id'::text AS checkpoint_id
+    SELECT t.thread_id, k.key AS checkpoint_ns, k.value AS checkpoint_id
     FROM candidates t
-    CROSS JOIN LATERAL pg_catalog.jsonb_each(t.kept) k
+    CROSS JOIN LATERAL pg_catalog.jsonb_each_text(t.kept) k
     WHERE NOT :dry_run::boolean AND NOT t.refused
 )
 SELECT pg_catalog.count(*) FILTER (WHERE :delete::boolean OR g.rows > 0) AS threads,
