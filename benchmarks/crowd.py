@@ -229,9 +229,9 @@ async def _record(connection: psycopg.AsyncConnection[Any], threads: int) -> Non
                 status = LEDGER.get(template(number), "complete")
                 await copy.write_row((number, name, lock_key(name, "aiodurable"), status))
         await cursor.execute(
-            f"""INSERT INTO aiodurable_runs ({columns}, finished_at)
+            f"""INSERT INTO aiodurable_runs ({columns}, finished_at, consumed)
             SELECT 'run-' || n, thread_id, lock_key, 'crowd', status, 1, 1, 'host:1', at, at,
-                   CASE WHEN status <> 'running' THEN at END
+                   CASE WHEN status <> 'running' THEN at END, true
             FROM runs, LATERAL (SELECT now() - (1 - n::numeric / %s) * interval '30 days' AS at) a""",
             (threads,),
         )
