@@ -17,6 +17,8 @@ Old signals to threads of which nothing is known are removed, by either strategy
 
 Stopping at any moment is safe: each batch is one transaction, and the next call continues with what
 is left.
+
+Most of what a prune logs are whole pages. Where its role may, it has Postgres compress them.
 """
 
 from __future__ import annotations
@@ -86,6 +88,9 @@ class _Kept(NamedTuple):
 
 _NONE_KEPT = _Kept([], [], [])
 
+_Statement = tuple[str, Sequence[Any]]
+"""A statement and its parameters."""
+
 
 class Retention:
     """Prunes the threads of a database.
@@ -133,10 +138,11 @@ class Retention:
         pace = Pace(batch_size, duty_cycle)
         reading = Pace(_READ, duty_cycle)
         delete = strategy == "delete"
+        relaxed = await self._relaxed()
 
         async def forget() -> None:
             nonlocal total
-            async for forgotten in self._forget(wanted, pace, dry_run=dry_run):
+            async for forgotten in self._forget(wanted, pace, relaxed, dry_run=dry_run):
                 total += forgotten
                 if progress is not None:
                     progress(total)
@@ -153,7 +159,7 @@ class Retention:
             await pace.rest()
             for some in reading.pieces(old):
                 reading.begin()
-                found = await self._prunable(some, wanted)
+                found = await self._prunable(some, wanted, relaxed)
                 if progress is not None and not found:
                     progress(total)
                 reading.adapt()
@@ -161,7 +167,7 @@ class Retention:
                 pace.begin()
                 for batch in pace.pieces(found):
                     taken, pruned, kept = await self._prune(
-                        batch, kept, delete=delete, dry_run=dry_run
+                        batch, kept, relaxed, delete=delete, dry_run=dry_run
                     )
                     total += pruned
                     pace.adapt(taken, rows=pruned.rows, removed=pruned.bytes)
@@ -173,38 +179,48 @@ class Retention:
             await forget()
         if not dry_run:
             if graph is None:
-                await self._remove_stray_signals(wanted, pace)
-            await self._sweep(pace, everything=delete)
+                await self._remove_stray_signals(wanted, pace, relaxed)
+            await self._sweep(pace, relaxed, everything=delete)
         return total
 
+    async def _relaxed(self) -> _Statement:
+        """The first statement of each transaction. It compresses the log where the server does not
+        and this role may: a superuser, or one with the right to SET wal_compression."""
+        (wal,) = await self._database.fetch(_SQL["wal_compression"])
+        compress = wal["setting"] == "off" and wal["has_lz4"]
+        if compress:
+            (right,) = await self._database.fetch(_SQL["may_compress_wal"])
+            compress = right["granted"]
+        return _SQL["relaxed_commit"], (compress,)
+
     async def _forget(
-        self, wanted: Filter, pace: Pace, *, dry_run: bool
+        self, wanted: Filter, pace: Pace, relaxed: _Statement, *, dry_run: bool
     ) -> AsyncIterator[PruneReport]:
         """Remove old finished runs from the ledger."""
         async for run_ids in self._pages("runs", "finished_runs", wanted.older_than, wanted.graph):
             await pace.rest()
             for some in pace.pieces(run_ids):
                 _, (row,) = await self._database.fetch_in_turn(
-                    (_SQL["relaxed_commit"], ()),
+                    relaxed,
                     (_SQL["remove_finished_runs"], (some, wanted.older_than, dry_run)),
                 )
                 pace.adapt(rows=row["runs"], removed=row["bytes"])
                 yield PruneReport(runs=row["runs"], bytes=row["bytes"])
                 await pace.rest()
 
-    async def _remove_stray_signals(self, wanted: Filter, pace: Pace) -> None:
+    async def _remove_stray_signals(self, wanted: Filter, pace: Pace, relaxed: _Statement) -> None:
         """Remove old signals that were sent to threads that do not exist."""
         async for thread_ids in self._pages("signals", "stray_signals", wanted.older_than):
             await pace.rest()
             for some in pace.pieces(thread_ids):
                 await self._database.fetch_in_turn(
-                    (_SQL["relaxed_commit"], ()),
+                    relaxed,
                     (_SQL["remove_stray_signals"], (some, wanted.older_than)),
                 )
                 pace.adapt()
                 await pace.rest()
 
-    async def _sweep(self, pace: Pace, *, everything: bool) -> None:
+    async def _sweep(self, pace: Pace, relaxed: _Statement, *, everything: bool) -> None:
         """Remove the fence rows of threads that have no other rows."""
         kept_ms = round(FENCE_KEPT.total_seconds() * 1000)
         async for thread_ids in self._pages("fences", "idle_fences", kept_ms, everything):
@@ -212,7 +228,7 @@ class Retention:
             for some in pace.pieces(thread_ids):
                 keys = [lock_key(thread_id, self._namespace) for thread_id in some]
                 await self._database.fetch_in_turn(
-                    (_SQL["relaxed_commit"], ()),
+                    relaxed,
                     (_SQL["hold_idle_fences"], (some,)),
                     (_SQL["remove_idle_fences"], (some, keys, kept_ms)),
                 )
@@ -278,7 +294,9 @@ class Retention:
         )
         return [row["thread_id"] for row in rows]
 
-    async def _prunable(self, thread_ids: Sequence[str], wanted: Filter) -> list[_Found]:
+    async def _prunable(
+        self, thread_ids: Sequence[str], wanted: Filter, relaxed: _Statement
+    ) -> list[_Found]:
         """The threads whose status matches, in the given order."""
         # Read the tokens first: a lease that is taken after this changes the token, whatever status
         # is read.
@@ -286,7 +304,7 @@ class Retention:
 
         async def fetch(statement: str, *args: Any) -> list[list[dict[str, Any]]]:
             return await self._database.fetch_in_turn(
-                (_SQL["relaxed_commit"], ()), (_SQL["tokens"], (thread_ids,)), (statement, args)
+                relaxed, (_SQL["tokens"], (thread_ids,)), (statement, args)
             )
 
         _, tokens, heads = await self._classifier.fetch(fetch, heads_of, *args)
@@ -299,7 +317,13 @@ class Retention:
         ]
 
     async def _prune(
-        self, found: Sequence[_Found], kept: _Kept, *, delete: bool, dry_run: bool
+        self,
+        found: Sequence[_Found],
+        kept: _Kept,
+        relaxed: _Statement,
+        *,
+        delete: bool,
+        dry_run: bool,
     ) -> tuple[int, PruneReport, _Kept]:
         """Prune as many of these threads as a transaction may, the first ones, and unlink the
         checkpoints that the previous transaction kept. Returns how many these were, too.
@@ -311,7 +335,7 @@ class Retention:
             for block in ("insert_missing_fences", "delete_unused_fences")
         )
         answers = await self._database.fetch_in_turn(
-            (_SQL["relaxed_commit"], ()),
+            relaxed,
             *lock,
             (_SQL["prune"], (*fences_and_heads, delete, dry_run, _CHECKPOINTS)),
             *unlock,

@@ -14,6 +14,7 @@ from langgraph.checkpoint.base.id import uuid6
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.types import Command
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
 
 from aiodurable.checkpoints.fences import Fence, bump
 from aiodurable.dsn import parse_dsn
@@ -21,6 +22,7 @@ from aiodurable.durable import Durable
 from aiodurable.errors import InvalidArgumentError
 from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.runs.threads import Threads
+from aiodurable.settings import Settings
 from aiodurable.threads import PruneReport, prune
 from tests.support.checkpoint_rows import write_in_flight
 from tests.support.internals import wrap_reading_of_prune
@@ -336,6 +338,42 @@ async def test_a_cancelled_prune_goes_on_where_it_was(
     assert 0 < seen[-1].threads < 6
     rest = await threads.prune(strategy="delete", older_than=NOW)
     assert rest.threads == 6 - seen[-1].threads
+
+
+NOTES_COMPRESSION = """
+CREATE TABLE noted (wal_compression text);
+CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO noted VALUES (current_setting('wal_compression'));
+    RETURN NULL;
+END $$;
+CREATE TRIGGER note BEFORE DELETE ON checkpoints FOR EACH STATEMENT EXECUTE FUNCTION note();
+DO $$ BEGIN CREATE ROLE prunes LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
+DO $$ BEGIN CREATE ROLE compresses LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
+GRANT ALL ON ALL TABLES IN SCHEMA public TO prunes, compresses;
+GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO prunes, compresses;
+"""
+"""Who deletes checkpoints writes down how its log is compressed."""
+
+
+@pytest.mark.parametrize("role", ["superuser", "compresses", "prunes"])
+async def test_a_prune_compresses_its_log_where_its_role_may(
+    dsn: str, saver: AsyncPostgresSaver, role: str
+) -> None:
+    await Thread(dsn, saver, "thread", "linear").start()
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+        await connection.execute(NOTES_COMPRESSION.encode())
+        found = await connection.execute(
+            "SELECT setting, 'lz4' = ANY (enumvals) FROM pg_settings WHERE name = 'wal_compression'"
+        )
+        own, has_lz4 = await found.fetchone() or ("", False)
+        if has_lz4:
+            await connection.execute("GRANT SET ON PARAMETER wal_compression TO compresses")
+        who = dsn if role == "superuser" else make_conninfo(dsn, user=role)
+        async with Durable(who, settings=Settings(auto_migrate=False)) as durable:
+            assert (await durable.threads.prune(older_than=NOW)).threads == 1
+        noted = await (await connection.execute("SELECT DISTINCT * FROM noted")).fetchall()
+    assert noted == [("lz4" if has_lz4 and role != "prunes" else own,)]
 
 
 async def test_what_a_killed_prune_left_half_done_the_next_one_finishes(
