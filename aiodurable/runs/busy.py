@@ -33,6 +33,7 @@ INTERRUPTING: Final = ("interrupt", "rollback")
 """With these, what the thread has left makes way."""
 
 _SQL: Final = load("busy")
+_OWN_INTERRUPT: Final = load("busy", "own_transaction")["interrupt"]
 _POLL_S: Final = (0.02, 0.5)
 """Seconds between two looks at the queue: at first, and at most."""
 _AGAIN_S: Final = 0.5
@@ -40,7 +41,7 @@ _AGAIN_S: Final = 0.5
 
 
 async def interrupt(
-    fetch: Fetch, thread_id: str, run_id: str, on_busy: str, *, alone: bool = False
+    fetch: Fetch, thread_id: str, run_id: str, on_busy: str, *, sql: str = _SQL["interrupt"]
 ) -> Standing | None:
     """Have what the thread has left make way for `run_id`: what waits is given up, what is at work
     is cancelled.
@@ -50,13 +51,13 @@ async def interrupt(
         thread_id: the thread.
         run_id: the run that takes its place.
         on_busy: "interrupt"; or "rollback": what it wrote is to be removed.
-        alone: whether `fetch` commits the statement; then it waits for a locked row only shortly.
+        sql: the statement: in a transaction whose locked rows it waits for as that one does.
 
     Returns:
         The thread's fence at that moment; None: it never had a lease.
     """
     rolls_back = on_busy == "rollback"
-    (row,) = await fetch(_SQL["interrupt"], thread_id, run_id, CHANNEL, rolls_back, alone)
+    (row,) = await fetch(sql, thread_id, run_id, CHANNEL, rolls_back)
     return None if row["token"] is None else Standing(row["token"], row["lease_id"])
 
 
@@ -78,7 +79,7 @@ async def interrupting(
     """
     fetch = services.checkpoints.database.fetch
     standing = await patiently(
-        lambda: interrupt(fetch, thread_id, run_id, on_busy, alone=True),
+        lambda: interrupt(fetch, thread_id, run_id, on_busy, sql=_OWN_INTERRUPT),
         f"interrupt what thread {thread_id!r} has in front of run {run_id!r}",
         thread_id,
         row="a run of it",

@@ -33,6 +33,7 @@ from aiodurable.waits import (
 __all__ = ["Due", "Signals", "Sleep", "TakenSignals", "signal_name"]
 
 _SQL: Final = load("signals")
+_OWN_SEND: Final = load("signals", "own_transaction")["send"]
 _MOST_CHARACTERS: Final = 200
 _RECENT_S: Final = 600.0
 """How long a caller's transaction may send a signal, and its run still hears it at once."""
@@ -189,7 +190,7 @@ class Signals:
         # a statement whose connection dies is sent again: without an id it would be two signals
         once = f"{_OWN_ID}{uuid4()}" if signal_id is None else signal_id
         rows = await patiently(
-            lambda: self._direct.fetch(_SQL["send"], thread_id, name, once, *stored, False),
+            lambda: self._direct.fetch(_OWN_SEND, thread_id, name, once, *stored, False),
             f"send a signal to thread {thread_id!r}",
             thread_id,
         )

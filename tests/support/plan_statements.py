@@ -178,8 +178,9 @@ def _all() -> list[Statement]:
     threads, runs, copying = map(load, ("threads", "runs", "copy"))
     checkpoints = load("checkpoints", *COMMIT_PARTS)
     ending = load("checkpoints", *ENDING_PARTS)
-    answers, busy = load("answers"), load("busy")
-    retention, effects, signals = load("prune"), load("effects"), load("signals")
+    answers, busy = load("answers"), load("busy", "own_transaction")
+    retention, effects = load("prune"), load("effects")
+    signals = load("signals", "own_transaction")
     why, verify = load("why"), load("verify")
     one, head = "thread-7", _heads(7)[-1]
     found = [
@@ -255,9 +256,7 @@ def _all() -> list[Statement]:
             values=("new", "t", 1, None, 1, "host:1", head, "reason", one, head, True),
             rows=2,
         ),
-        Statement(
-            "interrupt", busy["interrupt"], values=(one, "new", "channel", True, True), rows=8
-        ),
+        Statement("interrupt", busy["interrupt"], values=(one, "new", "channel", True), rows=8),
         Statement(
             "interrupt_again",
             busy["interrupt_again"],

@@ -1,5 +1,5 @@
 -- name: interrupt
--- params: thread_id, run_id, channel, roll_back, alone
+-- params: thread_id, run_id, channel, roll_back
 -- aiodurable_runs_unfinished_status_idx and aiodurable_runs_thread_order_idx for what the thread
 -- has in front of the run, aiodurable_runs_pkey for the rows; aiodurable_fences_pkey. All of it
 -- makes way for the run: queued runs are given up, one that waits for another attempt has none, an
@@ -7,7 +7,6 @@
 -- hurries it). What is due later stays. The rows are locked first, as in cancel of queue.sql; in
 -- the order in which begin of worker.sql takes them. Returns the token and the id of the thread's
 -- lease.
--- alone: in a transaction of its own, which waits for a locked row only shortly (runs.short_wait).
 WITH found AS MATERIALIZED (
     SELECT k.run_id, k.status, k.claim_state
     FROM aiodurable_runs k
@@ -25,9 +24,7 @@ WITH found AS MATERIALIZED (
                LIMIT 1)))
       AND k.run_id <> :run_id
       AND k.status IN ('queued', 'running', 'failed', 'paused', 'interrupted', 'quarantined')
-      AND (SELECT CASE WHEN :alone::boolean
-                       THEN pg_catalog.set_config('lock_timeout', '100ms', true) ELSE '' END)
-          IS NOT NULL
+-- include if own_transaction: runs.short_wait
     ORDER BY k.fencing_token NULLS LAST, k.position
     FOR UPDATE OF k
 ),

@@ -42,7 +42,8 @@
 
 -- fragment: short_wait
 -- The transaction's own setting: it waits for a row that another one has locked for a moment only,
--- and fails. See postgres/locked_rows.py.
+-- and fails. See postgres/locked_rows.py. Of a statement that may run in a transaction of the
+-- caller's it is the part own_transaction.
   AND (SELECT pg_catalog.set_config('lock_timeout', '100ms', true)) IS NOT NULL
 
 -- name: get

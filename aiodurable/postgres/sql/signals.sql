@@ -31,9 +31,7 @@ rung AS (
     WHERE EXISTS (SELECT FROM sent) AND r.run_id = n.run_id
       AND r.status IN ('running', 'paused', 'interrupted')
       AND (NOT :of_caller::boolean OR r.claim_state = 'scheduled')
-      -- runs.short_wait, but not in a transaction of the caller's
-      AND (SELECT CASE WHEN :of_caller::boolean THEN ''
-                       ELSE pg_catalog.set_config('lock_timeout', '100ms', true) END) IS NOT NULL
+-- include if own_transaction: runs.short_wait
     RETURNING r.queue, r.claim_state
 ),
 woken AS MATERIALIZED (
