@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from aiodurable.errors import InvalidArgumentError, RunInProgressError
 from aiodurable.lock_keys import own_lock_key
@@ -13,6 +13,8 @@ from aiodurable.models import ClaimState, RunRecord
 from aiodurable.postgres.batcher import Batcher
 from aiodurable.postgres.caller import transaction_of
 from aiodurable.postgres.fetch import Fetch
+from aiodurable.postgres.locked_rows import patiently
+from aiodurable.postgres.sql import load
 from aiodurable.queue.new_run import NewRun, Row
 from aiodurable.queue.records import SQL, queued_record
 from aiodurable.runs.accepted import Accepted
@@ -21,6 +23,12 @@ from aiodurable.runs.services import Services
 
 __all__ = ["Acceptance"]
 
+T = TypeVar("T")
+
+_OWN: Final = load("queue", "own_transaction")
+"""The statements for transactions of the library's own, which wait for a locked row only shortly.
+In a transaction of the caller's its own lock_timeout says how long.
+"""
 _TRIES: Final = 5
 """A dedup_key is free again when its run ends, maybe between two statements."""
 
@@ -41,11 +49,10 @@ class Acceptance:
     async def one(self, new: NewRun, row: Row) -> RunRecord:
         """Accept one run; what other calls accept at this moment goes along."""
         if row.on_busy != "enqueue":
-            async with self._transaction() as fetch:
-                (record,) = await self.together(fetch, [new], [row])
+            (record,) = await self.many([new], [row])
             return record
         for _ in range(_TRIES):
-            written = await self._creates(row)
+            written = await _patiently(lambda: self._creates(row), [row])
             if written is not None:
                 return queued_record(written)
             found = await self._existing(self.services.checkpoints.direct.fetch, [new], [row])
@@ -55,16 +62,29 @@ class Acceptance:
 
     async def many(self, new: Sequence[NewRun], rows: Sequence[Row]) -> list[RunRecord]:
         """Accept several runs, all or none of them."""
-        async with self._transaction() as fetch:
-            return await self.together(fetch, new, rows)
+
+        async def write() -> list[RunRecord]:
+            async with self._transaction() as fetch:
+                return await self._together(fetch, new, rows, _OWN)
+
+        return await _patiently(write, rows)
+
+    async def apart(self, rows: Sequence[Row]) -> dict[str, RunRecord]:
+        """Do as `written`, in a transaction of its own."""
+
+        async def write() -> dict[str, RunRecord]:
+            async with self._transaction() as fetch:
+                return await self.written(fetch, rows)
+
+        return await _patiently(write, rows)
 
     async def on(self, conn: Any, new: Sequence[NewRun], rows: Sequence[Row]) -> list[RunRecord]:
         """Accept several runs in the transaction that `conn` is in."""
         async with transaction_of(conn, self.services.checkpoints.database.dsn) as fetch:
-            return await self.together(fetch, new, rows)
+            return await self._together(fetch, new, rows, SQL)
 
-    async def together(
-        self, fetch: Fetch, new: Sequence[NewRun], rows: Sequence[Row]
+    async def _together(
+        self, fetch: Fetch, new: Sequence[NewRun], rows: Sequence[Row], sql: Mapping[str, str]
     ) -> list[RunRecord]:
         """Accept several runs with `fetch`.
 
@@ -74,7 +94,7 @@ class Acceptance:
         """
         records, left = dict[str, RunRecord](), list(zip(new, rows, strict=True))
         for _ in range(_TRIES):
-            records |= await self.written(fetch, [row for _, row in left])
+            records |= await self.written(fetch, [row for _, row in left], sql)
             left = [(a, row) for a, row in left if row.run_id not in records]
             if left:
                 records |= await self._existing(fetch, *map(list, zip(*left, strict=True)))
@@ -83,7 +103,9 @@ class Acceptance:
                 return [records[row.run_id] for row in rows]
         raise _refused(left[0][1])
 
-    async def written(self, fetch: Fetch, rows: Sequence[Row]) -> dict[str, RunRecord]:
+    async def written(
+        self, fetch: Fetch, rows: Sequence[Row], sql: Mapping[str, str] = _OWN
+    ) -> dict[str, RunRecord]:
         """Write the rows of several runs, and return those written by run_id: not those whose
         run_id or dedup_key there was, nor those that `on_busy` rejects.
         """
@@ -92,8 +114,8 @@ class Acceptance:
             for row in rows
             if row.on_busy != "enqueue"
         ):
-            await fetch(SQL["alone"], key)
-        written = await fetch(SQL["create"], *map(list, zip(*rows, strict=True)))
+            await fetch(sql["alone"], key)
+        written = await fetch(sql["create"], *map(list, zip(*rows, strict=True)))
         records = {row["run_id"]: queued_record(row) for row in written}
         await self._interrupt(fetch, rows, records)
         return records
@@ -122,7 +144,7 @@ class Acceptance:
 
     async def _create(self, rows: Sequence[Row]) -> dict[Row, Mapping[str, Any]]:
         written = await self.services.checkpoints.direct.fetch(
-            SQL["create"], *map(list, zip(*rows, strict=True))
+            _OWN["create"], *map(list, zip(*rows, strict=True))
         )
         by_run = {row["run_id"]: row for row in written}
         return {row: by_run[row.run_id] for row in rows if row.run_id in by_run}
@@ -176,6 +198,18 @@ class Acceptance:
                 thread_id=row.thread_id,
                 argument="run_id",
             )
+
+
+async def _patiently(write: Callable[[], Awaitable[T]], rows: Sequence[Row]) -> T:
+    threads = {row.thread_id for row in rows}
+    thread_id = threads.pop() if len(threads) == 1 else None
+    what = "accept the runs" if thread_id is None else f"accept a run of thread {thread_id!r}"
+    return await patiently(
+        write,
+        what,
+        thread_id,
+        row="a run of the thread, or accepts one of this run_id or dedup_key",
+    )
 
 
 def _refused(row: Row) -> RunInProgressError:

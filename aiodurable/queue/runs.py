@@ -141,7 +141,8 @@ class Runs:
             summary: what it is in one line, for lists.
             conn: a connection of the caller's, on this database: the run is accepted when its
                 transaction commits, and not at all if that rolls back. asyncpg, psycopg
-                (`AsyncConnection`), or SQLAlchemy (`AsyncConnection`, `AsyncSession`).
+                (`AsyncConnection`), or SQLAlchemy (`AsyncConnection`, `AsyncSession`). For rows
+                that others have locked it waits as long as its own `lock_timeout` says.
 
         Returns:
             The run: the new one, or the one that was there.
@@ -150,6 +151,8 @@ class Runs:
             RunInProgressError: the thread has a run that is not over ("reject").
             InvalidArgumentError: an argument cannot be used or stored, or the run_id is that of a
                 run of another thread, graph or input; nothing was accepted.
+            LockTimeoutError: another transaction kept a run that is to make way locked for 10
+                seconds, or accepts one of this run_id or dedup_key; nothing was accepted.
             GraphNotRegisteredError: this `Durable` has graphs, and none of that name.
         """
         new = NewRun(

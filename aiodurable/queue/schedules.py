@@ -237,17 +237,18 @@ class Schedules:
         Raises:
             RunInProgressError: its thread has a run that is not over, and `on_busy` is "reject".
             InvalidArgumentError: the run_id is that of a run of something else.
+            LockTimeoutError: as `Runs.create`.
         """
         check_name("schedule_id", schedule_id)
         run_id = new_run_id() if run_id is None else validate_run_id(run_id)
         acceptance = self._acceptance()
-        async with acceptance.services.checkpoints.database.transaction() as fetch:
-            row = await self._whole(fetch, schedule_id)
-            thread_id = row["thread_id"] or f"{schedule_id}/{run_id}"
-            new = row_of_run(row, run_id, thread_id, self._namespace)
-            if (record := (await acceptance.written(fetch, [new])).get(run_id)) is not None:
-                return record
-            existing = await fetch(RUNS["get"], [run_id])
+        fetch = acceptance.services.checkpoints.database.fetch
+        row = await self._whole(fetch, schedule_id)
+        thread_id = row["thread_id"] or f"{schedule_id}/{run_id}"
+        new = row_of_run(row, run_id, thread_id, self._namespace)
+        if (record := (await acceptance.apart([new])).get(run_id)) is not None:
+            return record
+        existing = await fetch(RUNS["get"], [run_id])
         if not existing:
             raise RunInProgressError(
                 f"cannot trigger schedule {schedule_id!r}: its thread {thread_id!r} has a run that"
@@ -286,13 +287,13 @@ class Schedules:
 
         Raises:
             InvalidArgumentError: no such range, or more slots than `limit`.
+            LockTimeoutError: as `Runs.create`; what was accepted before stays.
         """
         check_name("schedule_id", schedule_id)
         check_positive(limit=limit)
         Timetable(at=end, starts_at=start, ends_at=end).check()
         acceptance = self._acceptance()
-        async with acceptance.services.checkpoints.database.transaction() as fetch:
-            row = await self._whole(fetch, schedule_id)
+        row = await self._whole(acceptance.services.checkpoints.database.fetch, schedule_id)
         if end > row["now"]:
             raise InvalidArgumentError(
                 f"cannot backfill until {end.isoformat()}: the database's clock has not reached it;"
@@ -309,8 +310,7 @@ class Schedules:
         rows = [slot_row(row, slot, self._namespace) for slot in slots]
         accepted = set[str]()
         for first in range(0, 0 if dry_run else len(rows), _BATCH):
-            async with acceptance.services.checkpoints.database.transaction() as fetch:
-                accepted |= (await acceptance.written(fetch, rows[first : first + _BATCH])).keys()
+            accepted |= (await acceptance.apart(rows[first : first + _BATCH])).keys()
         return tuple(
             SlotRun(slot, new.run_id, new.thread_id, new.run_id in accepted)
             for slot, new in zip(slots, rows, strict=True)

@@ -20,7 +20,7 @@ r.cancel_requested_at, r.metadata, r.summary, r.schedule_id
 -- aiodurable_runs_thread_order_idx and aiodurable_runs_queued_idx once a row: whether the thread
 -- has a run in front. A run that is due later is in front of nothing. What has its run_id, or is
 -- not over and has its dedup_key, stays as it is, and the row is left out; so is one that on_busy
--- rejects.
+-- rejects. Waits for a transaction that has accepted a run of its run_id or dedup_key and is open.
 -- run_ats are moments, afters seconds from now.
 WITH given AS MATERIALIZED (
     SELECT u.run_id, u.thread_id, u.lock_key, u.graph, u.input_type, u.input, u.context_type,
@@ -84,7 +84,8 @@ created AS (
            s.retry_policy::jsonb, s.timeout_s, s.start_timeout_s, s.dedup_key, s.metadata::jsonb,
            s.summary, s.schedule_id, s.traceparent
     FROM stood s
-    WHERE s.on_busy <> 'reject' OR NOT s.behind
+    WHERE (s.on_busy <> 'reject' OR NOT s.behind)
+-- include if own_transaction: runs.short_wait
     ORDER BY s.n
     ON CONFLICT DO NOTHING
     RETURNING
@@ -104,6 +105,8 @@ CROSS JOIN woken
 -- params: key
 -- No table. Until the end of the transaction: two that reject or interrupt do not pass each other.
 SELECT pg_catalog.pg_advisory_xact_lock(:key::bigint)
+WHERE true
+-- include if own_transaction: runs.short_wait
 
 -- name: existing
 -- params: run_ids, dedup_keys

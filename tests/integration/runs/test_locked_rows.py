@@ -17,6 +17,7 @@ from langgraph.types import interrupt
 from aiodurable.durable import Durable
 from aiodurable.errors import LockTimeoutError
 from aiodurable.postgres import locked_rows
+from aiodurable.queue.new_run import NewRun
 from aiodurable.settings import Settings
 from tests.support.graphs import INPUT, Gate, Story, four_nodes, run_up_to
 from tests.support.ledger_view import Ledger
@@ -170,8 +171,29 @@ async def interrupts(durable: Durable, thread_id: str, run_id: str) -> None:
         pass
 
 
+async def rolls_back(durable: Durable, thread_id: str, run_id: str) -> None:
+    async with durable.run(thread_id, "failed", on_busy="rollback"):
+        pass
+
+
+async def accepts(durable: Durable, thread_id: str, run_id: str) -> None:
+    await durable.runs.create(thread_id, "failed", INPUT, on_busy="interrupt")
+
+
+async def accepts_many(durable: Durable, thread_id: str, run_id: str) -> None:
+    new = NewRun(thread_id=thread_id, graph="failed", input=INPUT, on_busy="rollback")
+    await durable.runs.create_many([new])
+
+
+async def deletes(durable: Durable, thread_id: str, run_id: str) -> None:
+    await durable.threads.delete(thread_id)
+
+
 ACTS = {
     interrupts: "failed",
+    accepts: "failed",
+    accepts_many: "failed",
+    deletes: "failed",
     retries: "failed",
     cancels: "failed",
     stops: "failed",
@@ -229,6 +251,35 @@ async def test_a_row_that_stays_locked_is_given_up_and_the_error_says_so(
             await connection.execute("SELECT FROM aiodurable_runs FOR UPDATE")
             with pytest.raises(LockTimeoutError, match="idle in a transaction"):
                 await within(15, act(ended, "locked", run_id), what="the error")
+    finally:
+        await connection.close()
+
+
+HISTORY = {
+    rolls_back: "SELECT FROM checkpoints FOR UPDATE",
+    deletes: "SELECT FROM aiodurable_fences FOR UPDATE",
+}
+"""What changes a whole thread, and a statement that locks a row of that."""
+
+
+@pytest.mark.parametrize("act", HISTORY)
+async def test_a_thread_of_which_a_row_stays_locked_is_left_as_it_is(
+    dsn: str,
+    ended: Durable,
+    ledger: Ledger,
+    act: Callable[..., Awaitable[None]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(locked_rows, "PATIENCE_S", 0.3)
+    run_id = await end(ended, ledger, "locked", "failed")
+    connection = await asyncpg.connect(dsn)
+    try:
+        async with connection.transaction():
+            await connection.execute(HISTORY[act])
+            with pytest.raises(LockTimeoutError, match="idle in a transaction"):
+                await within(15, act(ended, "locked", run_id), what="the error")
+        assert (await ended.threads.status("locked")).step == 0
+        await within(15, act(ended, "locked", run_id), what="the same, once nothing is locked")
     finally:
         await connection.close()
 
