@@ -11,9 +11,9 @@ fence row stays, with the time of the removal in place of a lease id, until a pr
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final, TypeVar
+from typing import Any
 
 from langgraph.checkpoint.postgres.base import (
     _aexecute,  # pyright: ignore[reportPrivateUsage]
@@ -27,26 +27,22 @@ from aiodurable.checkpoints.fences import Standing
 from aiodurable.checkpoints.write_session import WriteSession, WriteSessions
 from aiodurable.errors import (
     CheckpointNotFoundError,
-    StatementRefusedError,
     ThreadExistsError,
     ThreadNotFoundError,
     WorkflowAlreadyRunningError,
     WorkflowExecutionError,
 )
 from aiodurable.lock_keys import lock_key
-from aiodurable.postgres.errors import is_conflict
+from aiodurable.postgres.locked_rows import patiently
 from aiodurable.postgres.pool import PsycopgPool
-from aiodurable.postgres.retry import TRANSACTION
 from aiodurable.postgres.sql import load
 from aiodurable.thread_id import validate_text
 
 __all__ = ["ThreadMaintenance"]
 
-T = TypeVar("T")
-
 _SQL = load("checkpoints")
 _BUSY = load("busy")
-_ATTEMPTS: Final = 10
+_ROW = "a row of a thread"
 
 
 class ThreadMaintenance:
@@ -55,8 +51,9 @@ class ThreadMaintenance:
     It refuses a thread that any process has leased, because its run would go on without the
     removed rows. The holder of the lease passes the write session of its run as `own`.
 
-    The methods raise `WorkflowAlreadyRunningError` for a leased thread, and `LeaseLostError` where
-    the lease of `own` was lost; see the saver's methods for the rest.
+    The methods raise `WorkflowAlreadyRunningError` for a leased thread, `LeaseLostError` where the
+    lease of `own` was lost, and `LockTimeoutError` where other transactions kept a row of a thread
+    locked, or changed it, for 10 seconds; see the saver's methods for the rest.
 
     Args:
         pool: runs the transactions.
@@ -80,7 +77,8 @@ class ThreadMaintenance:
                 await _run(connection, _SQL["raise_removed"], ids)
                 return frozenset(row["thread_id"] for row in removed)
 
-        removed = await _patiently(work)
+        what = f"delete thread {ids[0]!r}" if len(ids) == 1 else f"delete {len(ids)} threads"
+        removed = await patiently(work, what, _lone(ids), row=_ROW)
         if own is not None and own.thread_id in ids:
             own.fence.delete()
         return removed
@@ -92,7 +90,12 @@ class ThreadMaintenance:
         async with self._cursor() as cursor:
             await _aexecute(cursor, _refuse_delta_threads(ids))
         for thread_id in ids:
-            await _patiently(lambda thread_id=thread_id: self._keep_latest(thread_id))
+            await patiently(
+                lambda thread_id=thread_id: self._keep_latest(thread_id),
+                f"prune thread {thread_id!r}",
+                thread_id,
+                row=_ROW,
+            )
 
     async def _keep_latest(self, thread_id: str) -> None:
         async with self._cursor() as cursor, cursor.connection.transaction():
@@ -115,6 +118,14 @@ class ThreadMaintenance:
     async def copy(self, source: str, target: str, *, own: WriteSession | None) -> None:
         """Copy all checkpoints of a thread to an empty one."""
         validate_text(source_thread_id=source, target_thread_id=target)
+        await patiently(
+            lambda: self._copy(source, target, own=own),
+            f"copy thread {source!r} to {target!r}",
+            target,
+            row=_ROW,
+        )
+
+    async def _copy(self, source: str, target: str, *, own: WriteSession | None) -> None:
         async with self._undisturbed([target], own=own) as connection:
             [row] = await _run(connection, _SQL["has_checkpoints"], target)
             if row["has_checkpoints"]:
@@ -158,7 +169,7 @@ class ThreadMaintenance:
                 ]
                 await _run(connection, _SQL["raise_removed"], others)
 
-        await _patiently(work)
+        await patiently(work, f"delete {len(ids)} runs", _lone(threads), row=_ROW)
 
     async def roll_back(self, run_id: str, base: str | None, *, own: WriteSession) -> None:
         """Remove what a run wrote after the checkpoint that its thread had when it began, and
@@ -174,8 +185,9 @@ class ThreadMaintenance:
                 await _run(connection, _BUSY[statement], *given)
                 return line
 
-        line = await _patiently(work)
-        what = f"cannot roll back run {run_id!r} of thread {thread_id!r}: "
+        rolling_back = f"roll back run {run_id!r} of thread {thread_id!r}"
+        line = await patiently(work, rolling_back, thread_id, row=_ROW)
+        what = f"cannot {rolling_back}: "
         instead = '; use on_busy="interrupt", which goes on from what it wrote'
         if line["gone"]:
             raise CheckpointNotFoundError(
@@ -258,13 +270,5 @@ async def _count(connection: AsyncConnection[DictRow], block: str, *args: Any) -
         return cursor.rowcount
 
 
-async def _patiently(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run a transaction, and again if it fails because another one changed the thread meanwhile."""
-    for attempt in range(1, _ATTEMPTS + 1):
-        try:
-            return await work()
-        except StatementRefusedError as error:
-            if not is_conflict(error) or attempt == _ATTEMPTS:
-                raise
-        await TRANSACTION.pause(attempt)
-    raise AssertionError("the last attempt returns or raises")
+def _lone(thread_ids: Sequence[str]) -> str | None:
+    return thread_ids[0] if len(thread_ids) == 1 else None

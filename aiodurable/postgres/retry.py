@@ -24,7 +24,6 @@ __all__ = [
     "SESSION_RECONNECT",
     "SETUP_RACE",
     "STATEMENT",
-    "TRANSACTION",
     "Backoff",
 ]
 
@@ -79,13 +78,10 @@ of lock slots.
 """
 
 LOCKED_ROW: Final = Backoff(0.05, 0.05, jitter=0.8)
-"""A row of a fence, or of a run, that another transaction has locked."""
+"""A row of a fence, a run or a thread that another transaction has locked or changed."""
 
 RUN_START: Final = Backoff(0.02, 0.02)
 """The start of a run whose fence another transaction has locked."""
-
-TRANSACTION: Final = Backoff(0.02, 0.08, jitter=1.0)
-"""A transaction that lost against another one: a serialization failure or a deadlock."""
 
 MIGRATION_LOCK: Final = Backoff(0.1, 0.1, jitter=0.8)
 """The lock that serialises migrations; only ever tried, for a session that waits for it would block

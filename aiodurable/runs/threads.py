@@ -300,6 +300,8 @@ class Threads(ThreadReads):
             WorkflowExecutionError: it is not as `expected` any more; nothing was deleted.
             WorkflowAlreadyRunningError: somebody runs or holds it; nothing was deleted.
             LeaseLostError: the lease of `config` was lost; nothing was deleted.
+            LockTimeoutError: another transaction kept a row of it locked for 10 seconds; nothing
+                was deleted.
             ConfigurationError: a thread_id that cannot be stored.
         """
         validate_thread_id(thread_id)

@@ -383,9 +383,12 @@ WHERE pg_catalog.current_setting('synchronous_commit') = 'off'
 -- name: insert_missing_fences
 -- params: thread_ids
 -- aiodurable_fences_pkey; sorted. A thread that no lease was ever taken of gets a row to lock, of
--- token 0. A process that takes its first lease meanwhile waits for it.
+-- token 0. A process that takes its first lease meanwhile waits for it. The short wait is the whole
+-- transaction's: hold_fences and what changes the threads come after this.
 INSERT INTO aiodurable_fences (thread_id, token)
 SELECT want.thread_id, 0 FROM pg_catalog.unnest(:thread_ids::text[]) AS want (thread_id)
+WHERE true
+-- include: runs.short_wait
 ORDER BY want.thread_id
 ON CONFLICT (thread_id) DO NOTHING
 

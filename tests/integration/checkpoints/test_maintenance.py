@@ -20,7 +20,21 @@ from aiodurable.errors import (
     WorkflowExecutionError,
 )
 from tests.support.checkpoint_rows import config, linear, rows, under
+from tests.support.lock_view import WAITING
 from tests.support.waiting import wait_until
+
+SLOW_DELETION = """
+CREATE FUNCTION wait_for_the_test() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    WHILE NOT pg_try_advisory_xact_lock(1) LOOP
+        PERFORM pg_sleep(0.01);
+    END LOOP;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER slow AFTER DELETE ON checkpoints
+FOR EACH STATEMENT EXECUTE FUNCTION wait_for_the_test();
+"""
+DELETES = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
 
 
 class Log(TypedDict, total=False):
@@ -130,25 +144,13 @@ async def test_no_lease_begins_while_a_thread_is_being_deleted(
     """
     saver.sessions.drop(await lease("t"))
     await linear(1).compile(saver).ainvoke({"topic": "tides"}, config("t"))
-    holding = db.transaction()
-    await holding.start()
-    await db.execute("SELECT 1 FROM checkpoints FOR UPDATE")
+    await db.execute(SLOW_DELETION)
+    await db.fetchval("SELECT pg_advisory_lock(1)")
     deletion = asyncio.create_task(saver.adelete_thread("t"))
-
-    async def waits() -> bool:
-        return bool(await db.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
-
-    await wait_until(waits)
+    await wait_until(lambda: db.fetchval(DELETES), what="the deletion")
     bump = asyncio.create_task(pool.bump("t"))
-
-    async def in_line() -> bool:
-        return (
-            not bump.done()
-            and await db.fetchval("SELECT count(*) > 1 FROM pg_locks WHERE NOT granted") is True
-        )
-
-    await wait_until(in_line)
-    await holding.rollback()
+    await wait_until(lambda: db.fetchval(WAITING), what="the lease in line")
+    await db.fetchval("SELECT pg_advisory_unlock(1)")
     await deletion
     assert await bump == 3
     assert await saver.aget_tuple(config("t")) is None
