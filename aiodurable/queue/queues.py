@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from aiodurable.errors import InvalidArgumentError
+from aiodurable.postgres.locked_rows import patiently
 from aiodurable.queue.new_run import check_name
 from aiodurable.queue.records import SQL
 from aiodurable.runs.services import Services
@@ -69,14 +71,18 @@ class Queues:
         )
 
     async def pause(self, queue: str) -> None:
-        """Begin no run of this queue any more, in any worker; those at work go on."""
+        """Begin no run of this queue any more, in any worker; those at work go on.
+
+        Raises:
+            LockTimeoutError: another transaction kept the queue's row locked for 10 seconds.
+        """
         check_name("queue", queue)
-        await self._opened().checkpoints.database.execute(SQL["pause"], queue, True)
+        await self._change("pause", queue, True)
 
     async def resume(self, queue: str) -> None:
-        """Begin its runs again."""
+        """Begin its runs again. Raises as `pause`."""
         check_name("queue", queue)
-        await self._opened().checkpoints.database.execute(SQL["pause"], queue, False)
+        await self._change("pause", queue, False)
         await self._look_again(queue)
 
     async def scale(
@@ -100,6 +106,7 @@ class Queues:
 
         Raises:
             InvalidArgumentError: a limit is out of range; nothing was changed.
+            LockTimeoutError: another transaction kept the queue's row locked for 10 seconds.
         """
         check_name("queue", queue)
         for name, value, least in (
@@ -113,10 +120,17 @@ class Queues:
             raise _refused("rate", rate, "more than 0")
         if burst is not None and rate is None:
             raise _refused("burst", burst, "given with a rate")
-        await self._opened().checkpoints.database.execute(
-            SQL["scale"], queue, max_running, max_running_per_key, rate, burst
-        )
+        await self._change("scale", queue, max_running, max_running_per_key, rate, burst)
         await self._look_again(queue)
+
+    async def _change(self, statement: str, queue: str, *values: Any) -> None:
+        database = self._opened().checkpoints.database
+        await patiently(
+            lambda: database.execute(SQL[statement], queue, *values),
+            f"{statement} queue {queue!r}",
+            None,
+            row="the queue's row",
+        )
 
     async def _look_again(self, queue: str) -> None:
         """Let workers compare what is limited with the limits of today."""

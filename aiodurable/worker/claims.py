@@ -27,6 +27,8 @@ _MOST_BLOCKED: Final = 2000
 """Threads of which one look sees whether their next run may begin."""
 _MOST_LIMITED: Final = 2000
 """Rows of one key without capacity that one statement sets aside."""
+_LOCKED_S: Final = 0.5
+"""Seconds until a queue is claimed from again whose row another transaction had locked."""
 _NUMBERS = itertools.count(1)
 _AT_WORK: Final = set[str]()
 """The workers of this process: each leaves the claims of the others alone."""
@@ -98,8 +100,8 @@ class Claims:
         queues: those it serves.
 
     Attributes:
-        token_due_s: seconds from the last claim until a queue that had spent its rate may begin
-            another run; None: no rate kept that claim from anything.
+        again_s: seconds from the last claim until the next one, where nobody announces what that
+            may begin: a queue had spent its rate, or its row was locked; None: neither was so.
     """
 
     def __init__(self, services: Services, queues: Sequence[str]) -> None:
@@ -111,7 +113,7 @@ class Claims:
         self._blocked_after = ""
         self._limited_after = ("", "")
         self._put_back = set[str]()
-        self.token_due_s: float | None = None
+        self.again_s: float | None = None
         self._promotions = Batcher(self._promote, shared=True, name="aiodurable next runs")
         self._keys = Batcher(self._promote_keys, shared=True, name="aiodurable limited runs")
         self._process = services.ledger.worker
@@ -129,16 +131,21 @@ class Claims:
 
     async def claim(self, most: int) -> list[Claimed]:
         """Claim up to `most` runs that are ready."""
-        self.token_due_s = None
+        self.again_s = None
         free = [queue for queue in self._queues if queue not in self._limited]
         rows: list[Mapping[str, Any]] = []
         if free:
             rows += await self._fetch("claim", *self._claim_arguments(free, most, limited=False))
         for queue in self._queues:
             more = queue in self._limited
-            while more and len(rows) < most:
-                claimed, more = await self._claim_limited(queue, most - len(rows))
-                rows += claimed
+            try:
+                while more and len(rows) < most:
+                    claimed, more = await self._claim_limited(queue, most - len(rows))
+                    rows += claimed
+            except StatementRefusedError as error:
+                if not is_conflict(error):
+                    raise
+                self._again_within(_LOCKED_S)
         for row in rows:
             self._cursors[row["queue"]] = row["fairness_key"]
         return [_claimed(row) for row in rows]
@@ -148,6 +155,9 @@ class Claims:
 
         Returns:
             The rows, and whether keys without capacity stood before others: these come next.
+
+        Raises:
+            StatementRefusedError: another transaction has locked that row; see `is_conflict`.
         """
         async with self._services.checkpoints.database.transaction() as fetch:
             limits = await fetch(SQL["limits"], [queue])
@@ -163,8 +173,7 @@ class Claims:
             if limit.get("tokens") is not None:
                 most = min(most, math.floor(limit["tokens"]))
                 if limit["tokens"] < 1:
-                    due_s = (1 - limit["tokens"]) / limit["rate"]
-                    self.token_due_s = min(due_s, self.token_due_s or due_s)
+                    self._again_within((1 - limit["tokens"]) / limit["rate"])
             if most < 1:
                 return [], False
             rows = await fetch(SQL["claim"], *self._claim_arguments([queue], most, limited=True))
@@ -181,6 +190,9 @@ class Claims:
             if rows and limit.get("tokens") is not None:
                 await fetch(SQL["spend"], queue, len(rows))
             return list(rows), bool(over)
+
+    def _again_within(self, seconds: float) -> None:
+        self.again_s = seconds if self.again_s is None else min(seconds, self.again_s)
 
     def _claim_arguments(self, queues: list[str], most: int, *, limited: bool) -> tuple[Any, ...]:
         cursors = [self._cursors[queue] for queue in queues]

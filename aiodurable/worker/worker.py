@@ -290,9 +290,9 @@ class Worker:
             await self._bell.put_up()
             if self._bell.up:
                 return  # look once more: what was accepted before is not announced
-        wait_s, token_due_s = random.uniform(*_POLL_S), self._claims.token_due_s
-        if token_due_s is not None:  # nobody announces a token
-            wait_s = min(wait_s, max(token_due_s, _SOONEST_S[0]))
+        wait_s, again_s = random.uniform(*_POLL_S), self._claims.again_s
+        if again_s is not None:
+            wait_s = min(wait_s, max(again_s, _SOONEST_S[0]))
         await self._sleep(wait_s)
 
     async def _tidy(self) -> None:

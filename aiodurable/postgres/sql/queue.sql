@@ -454,7 +454,9 @@ ORDER BY 1
 -- params: name, paused
 -- aiodurable_queues_pkey.
 INSERT INTO aiodurable_queues AS q (name, paused)
-VALUES (:name, :paused)
+SELECT :name, :paused::boolean
+WHERE true
+-- include: runs.short_wait
 ON CONFLICT (name) DO UPDATE SET paused = excluded.paused, updated_at = pg_catalog.now()
 
 -- name: scale
@@ -462,8 +464,10 @@ ON CONFLICT (name) DO UPDATE SET paused = excluded.paused, updated_at = pg_catal
 -- aiodurable_queues_pkey. All limits are those given; NULL: none. A new rate begins with a full
 -- bucket.
 INSERT INTO aiodurable_queues AS q (name, max_running, max_running_per_key, rate, burst)
-VALUES (:name, :max_running::integer, :max_running_per_key::integer,
-        :rate::double precision, :burst::integer)
+SELECT :name, :max_running::integer, :max_running_per_key::integer,
+       :rate::double precision, :burst::integer
+WHERE true
+-- include: runs.short_wait
 ON CONFLICT (name) DO UPDATE
 SET max_running = excluded.max_running, max_running_per_key = excluded.max_running_per_key,
     rate = excluded.rate, burst = excluded.burst, tokens = NULL, refilled_at = NULL,
@@ -472,7 +476,15 @@ SET max_running = excluded.max_running, max_running_per_key = excluded.max_runni
 -- name: unlimit
 -- params: name
 -- aiodurable_runs_limited_idx. What waited for a limit that has changed may be claimed: the next
--- claim compares with the limits of today.
+-- claim compares with the limits of today. A row that another transaction has locked comes later,
+-- by promote_limited of worker.sql.
+WITH found AS MATERIALIZED (
+    SELECT k.run_id
+    FROM aiodurable_runs k
+    WHERE k.claim_state = 'limited' AND k.queue = :name
+    FOR UPDATE OF k SKIP LOCKED
+)
 UPDATE aiodurable_runs r
 SET claim_state = 'ready'
-WHERE r.claim_state = 'limited' AND r.queue = :name
+FROM found f
+WHERE r.run_id = f.run_id AND r.claim_state = 'limited'

@@ -237,6 +237,7 @@ SET tokens =
 WHERE q.name = ANY (:queues::text[])
   AND (q.paused OR q.max_running IS NOT NULL OR q.max_running_per_key IS NOT NULL
        OR q.rate IS NOT NULL)
+-- include: runs.short_wait
 RETURNING q.name, q.paused, q.max_running, q.max_running_per_key, q.tokens, q.rate
 
 -- fragment: refilled

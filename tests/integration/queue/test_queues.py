@@ -5,13 +5,18 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+import asyncpg
 import pytest
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 
 from aiodurable.durable import Durable
-from aiodurable.errors import GraphNotRegisteredError, InvalidArgumentError
+from aiodurable.errors import GraphNotRegisteredError, InvalidArgumentError, LockTimeoutError
 from aiodurable.models import ClaimState
+from aiodurable.postgres import locked_rows
+from aiodurable.worker.claims import Claims
+from tests.support.internals import services_of
 from tests.support.scenario_graphs import BREAKS, chain, ok
+from tests.support.waiting import within
 
 INPUT: dict[str, Any] = {"xs": []}
 
@@ -47,6 +52,32 @@ async def test_a_changed_limit_lets_what_waited_for_it_be_claimed(
     assert (await durable.queues.list())[0].limited == 1
     await getattr(durable.queues, change)("default")
     assert (await durable.runs.get(run.run_id)).claim_state is ClaimState.READY
+
+
+async def test_a_locked_run_keeps_a_changed_limit_from_nothing(
+    durable: Durable, db: asyncpg.Connection
+) -> None:
+    for run_id in ("locked", "other"):
+        await durable.runs.create(run_id, "chain", INPUT, run_id=run_id, concurrency_key=run_id)
+    await db.execute("UPDATE aiodurable_runs SET claim_state = 'limited'")
+    async with db.transaction():
+        await db.execute("SELECT FROM aiodurable_runs WHERE run_id = 'locked' FOR UPDATE")
+        await within(15, durable.queues.scale("default"), what="the new limits")
+        assert (await durable.runs.get("other")).claim_state is ClaimState.READY
+    await Claims(services_of(durable), ["default"]).tidy([])
+    assert (await durable.runs.get("locked")).claim_state is ClaimState.READY
+
+
+@pytest.mark.parametrize("change", ["scale", "pause", "resume"])
+async def test_a_queue_whose_row_stays_locked_is_left_as_it_is(
+    durable: Durable, db: asyncpg.Connection, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locked_rows, "PATIENCE_S", 0.3)
+    await durable.queues.scale("default", max_running=1)
+    async with db.transaction():
+        await db.execute("SELECT FROM aiodurable_queues FOR UPDATE")
+        with pytest.raises(LockTimeoutError, match="idle in a transaction"):
+            await within(15, getattr(durable.queues, change)("default"), what="the error")
 
 
 @pytest.mark.parametrize(
