@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from contextlib import asynccontextmanager, suppress
 from typing import Final, Literal, TypeAlias
 
@@ -23,6 +23,7 @@ __all__ = [
     "OnBusy",
     "interrupt",
     "interrupting",
+    "locked_threads",
     "wait_in_line",
 ]
 
@@ -59,6 +60,16 @@ async def interrupt(
     rolls_back = on_busy == "rollback"
     (row,) = await fetch(sql, thread_id, run_id, CHANNEL, rolls_back)
     return None if row["token"] is None else Standing(row["token"], row["lease_id"])
+
+
+async def locked_threads(fetch: Fetch, thread_ids: Collection[str]) -> frozenset[str]:
+    """Those of these threads of which another transaction has locked a run: `interrupt` would wait
+    for it. The runs of the others are locked until the end of the transaction of `fetch`.
+    """
+    if not thread_ids:
+        return frozenset()
+    rows = await fetch(_SQL["locked_threads"], sorted(thread_ids))
+    return frozenset(row["thread_id"] for row in rows)
 
 
 @asynccontextmanager

@@ -14,7 +14,7 @@ from aiodurable.models import MOST_CLAIMED_S, ClaimState
 from aiodurable.postgres.batcher import Batcher
 from aiodurable.postgres.errors import is_conflict
 from aiodurable.postgres.sql import load
-from aiodurable.runs.busy import interrupt
+from aiodurable.runs.busy import interrupt, locked_threads
 from aiodurable.runs.retry_policy import RetryPolicy, stored_policy
 from aiodurable.runs.services import Services
 
@@ -256,8 +256,13 @@ class Claims:
             mine: the runs that this worker knows of.
             free: how many it may begin: others are woken for the rest.
         """
-        for run in await self._fetch("due", _MOST_DUE, free):
-            if run["claim_state"] == ClaimState.SCHEDULED:
+        due = await self._fetch("due", _MOST_DUE, free)
+        interrupting = [run for run in due if run["claim_state"] == ClaimState.SCHEDULED]
+        locked = await locked_threads(
+            self._services.checkpoints.direct.fetch, {run["thread_id"] for run in interrupting}
+        )
+        for run in interrupting:
+            if run["thread_id"] not in locked:
                 await self._interrupt_for(run)
         await self._services.ledger.signals.wake_unheard()
         await self.give_back(mine)
@@ -292,8 +297,8 @@ class Claims:
 
     async def _interrupt_for(self, run: Mapping[str, Any]) -> None:
         """Have what its thread has left make way for a run that was to be due by now, unless
-        another worker has done so. Where another transaction has locked a run of the thread, it
-        stays due.
+        another worker has done so. Where another transaction has locked a run of the thread since,
+        it stays due.
         """
         try:
             async with self._services.checkpoints.database.transaction() as fetch:

@@ -22,6 +22,7 @@ from aiodurable.queue.acceptance import Acceptance
 from aiodurable.queue.new_run import Row
 from aiodurable.queue.schedule_records import SQL, slot_row, timetable_of
 from aiodurable.queue.slots import Firing, due_at, firing
+from aiodurable.runs.busy import INTERRUPTING, locked_threads
 from aiodurable.runs.services import Services
 
 __all__ = ["Scheduler"]
@@ -69,10 +70,13 @@ class Scheduler:
 
     async def fire(self) -> int:
         """Fire what is due and no other worker fires at this moment; how many schedules that were.
-        At most a hundred.
+        At most a hundred. One whose thread another transaction has locked stays due.
         """
         async with self._services.checkpoints.database.transaction() as fetch:
             due = await fetch(SQL["due"], self.now, _MOST)
+            interrupting = {row["thread_id"] for row in due if row["on_busy"] in INTERRUPTING}
+            locked = await locked_threads(fetch, interrupting - {None})
+            due = [row for row in due if row["thread_id"] not in locked]
             if not due:
                 return 0
             steps = await asyncio.to_thread(lambda: [_step(row) for row in due])

@@ -16,7 +16,7 @@ from psycopg import ClientCursor, sql
 
 from aiodurable.postgres.sql import load
 from tests.support.plan_budget import Budget, overruns
-from tests.support.plan_statements import COMMIT_PARTS, CROWD, STATEMENTS, TABLES, Statement
+from tests.support.plan_statements import CROWD, PARTS, STATEMENTS, TABLES, Statement
 from tests.support.postgres import Server
 
 KNOWN = {
@@ -156,7 +156,7 @@ def test_no_statement_is_left_out() -> None:
     rest = {
         name
         for file in FILES
-        for name, statement in load(file, *(COMMIT_PARTS if file == "checkpoints" else ())).items()
+        for name, statement in load(file, *PARTS.get(file, ())).items()
         if statement not in tested
     }
     assert rest == READ_NO_TABLE | TESTED_ELSEWHERE

@@ -58,7 +58,13 @@ FROM generate_series(%(first)s::int, %(last)s::int) n, generate_series(0, 9) k;
 checkpoint is the newest.
 """
 
-COMMIT_PARTS = ("again", "lost", "replaced", "consumed")
+PARTS = {
+    "checkpoints": ("again", "lost", "replaced", "consumed"),
+    "busy": ("own_transaction",),
+    "queue": ("own_transaction",),
+    "signals": ("own_transaction",),
+}
+"""The parts of the statements that most callers send, by file."""
 ENDING_PARTS = ("consumed", "ended")
 """Of a batch in which runs end: in none of these is a commit proved or replaced."""
 
@@ -176,11 +182,11 @@ def _committed_one(*run: str) -> tuple[Any, ...]:
 
 def _all() -> list[Statement]:
     threads, runs, copying = map(load, ("threads", "runs", "copy"))
-    checkpoints = load("checkpoints", *COMMIT_PARTS)
+    checkpoints = load("checkpoints", *PARTS["checkpoints"])
     ending = load("checkpoints", *ENDING_PARTS)
-    answers, busy = load("answers"), load("busy", "own_transaction")
+    answers, busy = load("answers"), load("busy", *PARTS["busy"])
     retention, effects = load("prune"), load("effects")
-    signals = load("signals", "own_transaction")
+    signals = load("signals", *PARTS["signals"])
     why, verify = load("why"), load("verify")
     one, head = "thread-7", _heads(7)[-1]
     found = [
@@ -257,6 +263,7 @@ def _all() -> list[Statement]:
             rows=2,
         ),
         Statement("interrupt", busy["interrupt"], values=(one, "new", "channel", True), rows=8),
+        Statement("locked_threads", busy["locked_threads"], values=(_ids(20),), rows=160),
         Statement(
             "interrupt_again",
             busy["interrupt_again"],

@@ -1,3 +1,19 @@
+-- fragment: in_front
+-- What the thread of a has in front of a run: what is unfinished, and the newest that began.
+          k.run_id = ANY (ARRAY (
+              SELECT u.run_id
+              FROM aiodurable_runs u
+              WHERE u.thread_id = a.thread_id
+                AND u.status IN ('queued', 'running', 'failed', 'paused', 'quarantined')
+              UNION ALL
+              (SELECT q.run_id
+               FROM aiodurable_runs q
+               WHERE q.thread_id = a.thread_id AND q.fencing_token IS NOT NULL
+                 AND q.status NOT IN ('rejected', 'superseded')
+               ORDER BY q.fencing_token DESC NULLS LAST, q.seq DESC, q.created_at DESC
+               LIMIT 1)))
+      AND k.status IN ('queued', 'running', 'failed', 'paused', 'interrupted', 'quarantined')
+
 -- name: interrupt
 -- params: thread_id, run_id, channel, roll_back
 -- aiodurable_runs_unfinished_status_idx and aiodurable_runs_thread_order_idx for what the thread
@@ -9,21 +25,11 @@
 -- lease.
 WITH found AS MATERIALIZED (
     SELECT k.run_id, k.status, k.claim_state
-    FROM aiodurable_runs k
-    WHERE k.run_id = ANY (ARRAY (
-              SELECT u.run_id
-              FROM aiodurable_runs u
-              WHERE u.thread_id = :thread_id
-                AND u.status IN ('queued', 'running', 'failed', 'paused', 'quarantined')
-              UNION ALL
-              (SELECT q.run_id
-               FROM aiodurable_runs q
-               WHERE q.thread_id = :thread_id AND q.fencing_token IS NOT NULL
-                 AND q.status NOT IN ('rejected', 'superseded')
-               ORDER BY q.fencing_token DESC NULLS LAST, q.seq DESC, q.created_at DESC
-               LIMIT 1)))
+    FROM (SELECT :thread_id::text AS thread_id) a
+    CROSS JOIN aiodurable_runs k
+    WHERE
+-- include: in_front
       AND k.run_id <> :run_id
-      AND k.status IN ('queued', 'running', 'failed', 'paused', 'interrupted', 'quarantined')
 -- include if own_transaction: runs.short_wait
     ORDER BY k.fencing_token NULLS LAST, k.position
     FOR UPDATE OF k
@@ -65,6 +71,32 @@ SELECT f.token, f.lease_id, n.cancelled
 FROM (SELECT pg_catalog.count(pg_catalog.pg_notify(:channel::text, c.run_id)) AS cancelled
       FROM cancelled c) n
 LEFT JOIN aiodurable_fences f ON f.thread_id = :thread_id
+
+-- name: locked_threads
+-- params: thread_ids
+-- aiodurable_runs_unfinished_status_idx and aiodurable_runs_thread_order_idx once a thread,
+-- aiodurable_runs_pkey for the rows. The threads of which another transaction has locked a row that
+-- interrupt locks: it would wait for each of them in turn. Those that are free are locked.
+WITH front AS MATERIALIZED (
+    SELECT a.thread_id, f.run_id
+    FROM pg_catalog.unnest(:thread_ids::text[]) AS a (thread_id)
+    CROSS JOIN LATERAL (
+        SELECT k.run_id
+        FROM aiodurable_runs k
+        WHERE
+-- include: in_front
+    ) f
+),
+free AS MATERIALIZED (
+    SELECT k.run_id
+    FROM aiodurable_runs k
+    WHERE k.run_id = ANY (ARRAY (SELECT f.run_id FROM front f))
+    FOR UPDATE OF k SKIP LOCKED
+)
+SELECT DISTINCT f.thread_id
+FROM front f
+LEFT JOIN free l ON l.run_id = f.run_id
+WHERE l.run_id IS NULL
 
 -- name: interrupt_again
 -- params: thread_id, run_id, token, lease_id, channel, roll_back

@@ -23,7 +23,7 @@ from aiodurable import Durable
 from aiodurable.locks import PostgresLockManager
 from aiodurable.postgres.sql import careful, load
 from aiodurable.postgres.text_columns import over_texts
-from tests.support.plan_statements import COMMIT_PARTS
+from tests.support.plan_statements import PARTS
 
 SYNTAX = {"coalesce", "extract", "greatest", "least", "nullif", "position", "substring"}
 """Written like calls of functions, they are none, or of one in pg_catalog whatever the path is."""
@@ -63,7 +63,7 @@ def statements() -> Iterator[tuple[str, str]]:
     for file in sorted(
         file.name for file in files("aiodurable.postgres").joinpath("sql").iterdir()
     ):
-        parts = COMMIT_PARTS if file == "checkpoints.sql" else ()
+        parts = PARTS.get(file.removesuffix(".sql"), ())
         for name, block in load(file.removesuffix(".sql"), *parts).items():
             text = re.sub(r"--.*", "", block)
             if not re.match(r"\s*(SELECT|WITH|INSERT|UPDATE|DELETE)\b", text):

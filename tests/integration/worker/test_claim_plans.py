@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from aiodurable.postgres.sql import load
+from tests.support.plan_statements import PARTS
 from tests.support.postgres import Server
 
-WORKER, QUEUE = load("worker"), load("queue")
+WORKER, QUEUE = load("worker"), load("queue", *PARTS["queue"])
 MOST_PAGES = 600
 """Pages of a claim of ten runs; a scan of the 20,000 that wait reads thousands of index entries."""
 FILL = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -11,12 +12,18 @@ import pytest
 
 from aiodurable.durable import Durable
 from aiodurable.models import RunStatus
+from aiodurable.queue.new_run import NewRun
+from aiodurable.runs.busy import interrupt
 from aiodurable.settings import Settings
+from aiodurable.worker import claims
 from aiodurable.worker.claims import Claimed, Claims
+from aiodurable.worker.scheduler import Scheduler
+from tests.support.internals import services_of
 from tests.support.scenario_graphs import chain, ok
 from tests.support.waiting import within
 
 INPUT: dict[str, Any] = {"xs": ["in"]}
+SECOND = timedelta(seconds=1)
 LOCKED = [f"locked-{n}" for n in range(2)]
 """Runs, and their threads: as many as statements of every run have connections."""
 LOCK = "SELECT FROM aiodurable_runs WHERE thread_id LIKE 'locked-%' FOR UPDATE"
@@ -81,6 +88,71 @@ async def test_a_locked_row_that_is_to_make_way_holds_up_no_other(
         await ended(durable, [f"due-{thread_id}" for thread_id in LOCKED], 20)
     for run_id in LOCKED:
         assert (await durable.runs.get(run_id)).status is RunStatus.SUPERSEDED
+
+
+async def test_many_runs_whose_threads_are_locked_are_waited_for_at_once(
+    durable: Durable, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wait for each would take a worker twenty seconds, in which it claims nothing."""
+    waits = 0
+
+    async def counted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal waits
+        waits += 1
+        return await interrupt(*args, **kwargs)
+
+    monkeypatch.setattr(claims, "interrupt", counted)
+    threads = [f"locked-{n}" for n in range(200)]
+    await durable.runs.create_many(NewRun(thread_id=one, graph="g", input=INPUT) for one in threads)
+    await durable.runs.create_many(
+        NewRun(
+            thread_id=one, graph="g", input=INPUT, run_id=f"due-{one}", on_busy="interrupt", after=0
+        )
+        for one in [*threads, "other"]
+    )
+    await db.execute(
+        "UPDATE aiodurable_runs SET claim_state = 'scheduled' WHERE run_id LIKE 'due-%'"
+    )
+    worker = Claims(services_of(durable), ["default"])
+    async with db.transaction():
+        await db.execute(LOCK)
+        await within(HELD_S, worker.tidy([]), what="a look at what is due")
+    assert waits == 1, "of the thread that nobody has locked"
+    await worker.tidy([])
+    assert (await durable.runs.get("due-locked-7")).claim_state == "ready"
+
+
+async def test_a_schedule_whose_thread_is_locked_holds_up_no_other(
+    durable: Durable, db: asyncpg.Connection
+) -> None:
+    await accept(durable, LOCKED[0])
+    async with db.transaction():
+        await db.execute(LOCK)
+        for schedule_id, thread_id in (("stays", LOCKED[0]), ("fires", "free")):
+            await durable.schedules.create(
+                schedule_id, "g", INPUT, every=1, thread_id=thread_id, on_busy="interrupt"
+            )
+        scheduler = Scheduler(
+            services_of(durable), durable.settings.namespace, now=datetime.now(UTC) + 3 * SECOND
+        )
+        assert await within(HELD_S, scheduler.fire(), what="the schedules that fire") == 1
+        assert await scheduler.fire() == 0
+    assert await scheduler.fire() == 1
+    assert (await durable.runs.get(LOCKED[0])).status is RunStatus.SUPERSEDED
+
+
+async def test_a_locked_row_of_a_queue_with_limits_holds_up_no_other_queue(
+    durable: Durable, db: asyncpg.Connection
+) -> None:
+    await durable.queues.scale("limited", max_running=1)
+    await accept(durable, "limited", queue="limited")
+    async with durable.work(queues=["limited", "default"]):
+        async with db.transaction():
+            await db.execute("SELECT FROM aiodurable_queues FOR UPDATE")
+            await accept(durable, "new")
+            await ended(durable, ["new"], HELD_S)
+            assert (await durable.runs.get("limited")).status is RunStatus.QUEUED
+        await ended(durable, ["limited"], HELD_S)
 
 
 @pytest.fixture
