@@ -3,7 +3,7 @@
 It copies the checkpoint, the values that it refers to, and the state that subgraphs with a memory
 of their own had then. If the new thread goes on in the middle of a step, it also copies the writes
 of the step's tasks and their subgraphs. It copies earlier checkpoints only if the state depends on
-them: with a `DeltaChannel`, and in formats before 4.
+them: with a `DeltaChannel` those since its last snapshot, and in formats before 4.
 """
 
 from __future__ import annotations

@@ -702,12 +702,12 @@ CROSS JOIN LATERAL (
 ) b
 GROUP BY h.thread_id
 
--- fragment: inner_heads
--- checkpoints_pkey. The newest checkpoints of the subgraphs that are under way in the newest step
--- of each thread of `heads`. A call writes after the checkpoint it is called from, so that is one
--- walk of the index entries of the thread's subgraphs, some 70 a page, from one namespace with a
--- newer id to the next, and only these have rows read. ORDER BY and LIMIT keep the planner from an
--- index that reads the thread's rows, or those written since the last vacuum.
+-- fragment: entered
+-- checkpoints_pkey. The namespaces that were written after the checkpoint of each thread in
+-- `heads`, as each subgraph is that was called from it. One walk of the index entries of the
+-- thread's subgraphs, some 70 a page, from one namespace with a newer id to the next. ORDER BY and
+-- LIMIT keep the planner from an index that reads the thread's rows, or those written since the
+-- last vacuum.
 entered (thread_id, head_id, checkpoint_ns) AS (
     SELECT h.thread_id, h.checkpoint_id, ''::text FROM heads h
     UNION ALL
@@ -720,7 +720,13 @@ entered (thread_id, head_id, checkpoint_ns) AS (
                LIMIT 1)
     FROM entered e
     WHERE e.checkpoint_ns IS NOT NULL
-), inner_heads AS (
+)
+
+-- fragment: inner_heads
+-- checkpoints_pkey. The newest checkpoints of the subgraphs that are under way in the newest step
+-- of each thread in `heads`.
+-- include: entered
+, inner_heads AS (
     SELECT e.thread_id, e.checkpoint_ns, n.checkpoint_id
     FROM entered e
     CROSS JOIN LATERAL (

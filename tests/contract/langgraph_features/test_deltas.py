@@ -76,6 +76,17 @@ async def test_a_fork_has_the_state_of_its_place_and_goes_on(durable: Durable, b
     assert await ran(durable, graph, "t") == STEPS, "the source changed"
 
 
+async def test_a_fork_copies_the_checkpoints_since_the_last_snapshot_and_no_older(
+    dsn: str, durable: Durable
+) -> None:
+    graph = deltas()
+    for turn in range(4):
+        assert await ran(durable, graph, "t", EMPTY) == STEPS * (turn + 1)
+    await durable.threads.fork("t", "u", before="step 4", graph=graph)
+    assert await heads(dsn, "u") <= 4
+    assert await ran(durable, graph, "u") == STEPS * 4
+
+
 async def test_a_fork_with_other_values_leaves_its_source_alone(durable: Durable) -> None:
     graph = deltas()
     await ran(durable, graph, "t", EMPTY)
