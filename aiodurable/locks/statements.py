@@ -37,6 +37,8 @@ __all__ = [
 
 _SQL = load("locks")
 _PREPARED: Final = ("batch", "acquire", "release", "flags", "undo", "audit")
+_OF_DURABLE_COMMITS: Final = {"acquire": "acquire_durably"}
+"""The blocks that a session prepares in the place of others whose commits all wait for the disk."""
 _log = logging.getLogger(__name__)
 RELEASES: Final = "aiodurable_lock"
 """The channel of keys that were unlocked while somebody waited for them."""
@@ -148,8 +150,9 @@ class LockStatements:
             raise
         return cls(connection, dsn, pid=pid, version=version, standby=standby)
 
-    async def prepare(self, timing: LeaseTiming, *, setup: bool) -> None:
-        """Configure the session and prepare its statements.
+    async def prepare(self, timing: LeaseTiming, *, setup: bool, raises_tokens: bool) -> None:
+        """Configure the session, which may come to raise the tokens of threads, and prepare its
+        statements.
 
         Raises:
             SchemaMismatchError: the sequence of the tokens is missing and `setup` is off.
@@ -160,7 +163,7 @@ class LockStatements:
             if self.announced != self.pid:
                 # A pooler that resets nothing leaves the locks of the last user of this connection.
                 await self._connection.execute(_SQL["release_all"])
-            await self._connection.fetch(_SQL["configure"], *timing.server_settings)
+            await self._connection.fetch(_SQL["configure"], *timing.server_settings, raises_tokens)
             await ensure_lock_tokens(self._connection, self._dsn, setup=setup)
             # Otherwise every session would die of its first lease, and waiters would wait for ever.
             if not await self._connection.fetchval(_SQL["rights"]):
@@ -169,7 +172,8 @@ class LockStatements:
                     " leases need: grant it"
                 )
             for name in _PREPARED:
-                self._statements[name] = await self._connection.prepare(_SQL[name])
+                block = name if raises_tokens else _OF_DURABLE_COMMITS.get(name, name)
+                self._statements[name] = await self._connection.prepare(_SQL[block])
 
     async def prepare_leases(self) -> None:
         """Prepare to raise the tokens of threads with their locks, in the tables of the runs.

@@ -139,7 +139,9 @@ class SessionSupervisor:
                 probe=self._probe,
                 timeout_s=self._connect_timeout_s,
             )
-            await statements.prepare(self._timing, setup=self._setup)
+            await statements.prepare(
+                self._timing, setup=self._setup, raises_tokens=self._raises_tokens
+            )
             if self._raises_tokens:
                 await statements.prepare_leases()
             if self._notifier is not None:

@@ -5,19 +5,22 @@ SELECT pg_catalog.pg_backend_pid(), pg_catalog.current_setting('server_version_n
        pg_catalog.pg_is_in_recovery()
 
 -- name: configure
--- params: idle_timeout_ms, keepalive_idle_s, keepalive_interval_s
+-- params: idle_timeout_ms, keepalive_idle_s, keepalive_interval_s, raises_tokens
 -- No table. With set_config, not at connection start: a pooler in session mode refuses parameters
 -- it does not know. A parameter that this server does not know is left out. After idle_timeout_ms
 -- the server ends a silent session, also while its own answer is under way; its TCP keepalives are
--- a second line. Of the session's commits only those of tokens wait for the disk (durable_token):
--- when it ends, Postgres removes the function below in a transaction. Its commit would wait for a
--- synchronous standby that is away, with all locks held, and hold up a fast shutdown.
+-- a second line. Of the commits of a session that raises the tokens of threads only those of other
+-- tokens wait for the disk (durable_token): when it ends, Postgres removes the function below in a
+-- transaction. Its commit would wait for a synchronous standby that is away, with all locks held,
+-- and hold up a fast shutdown.
 SELECT pg_catalog.set_config(v.name, v.value, false)
-FROM (VALUES ('aiodurable.synchronous_commit',
-              CASE pg_catalog.current_setting('synchronous_commit')
-                  WHEN 'off' THEN 'on'
-                  ELSE pg_catalog.current_setting('synchronous_commit') END),
-             ('synchronous_commit', 'off'),
+FROM (SELECT CASE pg_catalog.current_setting('synchronous_commit')
+                 WHEN 'off' THEN 'on'
+                 ELSE pg_catalog.current_setting('synchronous_commit') END) AS durable (value),
+     LATERAL
+     (VALUES ('aiodurable.synchronous_commit', durable.value),
+             ('synchronous_commit',
+              CASE WHEN :raises_tokens::boolean THEN 'off' ELSE durable.value END),
              ('idle_session_timeout', :idle_timeout_ms::text),
              ('tcp_keepalives_idle', :keepalive_idle_s::text),
              ('tcp_keepalives_interval', :keepalive_interval_s::text),
@@ -109,6 +112,14 @@ SELECT pg_catalog.pg_backend_pid(),
 -- include: durable_token
        END
 
+-- name: acquire_durably
+-- params: key
+-- As acquire, where the session's own commits wait for the disk (configure): to change that for a
+-- statement is a fifth of it.
+SELECT pg_catalog.pg_backend_pid(),
+       CASE WHEN pg_catalog.pg_try_advisory_lock(:key::bigint)
+            THEN pg_catalog.nextval('aiodurable_lock_tokens'::pg_catalog.regclass) END
+
 -- name: release
 -- params: key
 -- The batch of one key to unlock. No table.
@@ -116,7 +127,7 @@ SELECT pg_catalog.pg_backend_pid(),
        CASE WHEN NOT pg_catalog.pg_advisory_unlock(:key::bigint) THEN 0
             WHEN pg_catalog.pg_try_advisory_xact_lock((:key >> 32)::integer,
                                                       (:key << 32 >> 32)::integer) THEN 1
-            ELSE (SELECT 2 FROM pg_catalog.pg_notify('aiodurable_lock', :key::text)) END
+            WHEN pg_catalog.pg_notify('aiodurable_lock', :key::text) IS NOT NULL THEN 2 END
 
 -- name: create_lease
 -- params: thread_ids, lease_ids

@@ -6,6 +6,7 @@ import asyncio
 import time
 from typing import Any
 
+import asyncpg
 import psycopg
 import pytest
 from psycopg.rows import DictRow, dict_row
@@ -27,6 +28,7 @@ from aiodurable.locks import Lease, PostgresLockManager, create_lock_manager_wit
 from aiodurable.locks.statements import LockStatements
 from aiodurable.postgres import schema
 from aiodurable.settings import Settings
+from tests.support.internals import connection_of, session_of
 from tests.support.lock_view import ServerLocks
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until, within
@@ -384,3 +386,22 @@ async def test_a_connection_that_is_ended_while_it_becomes_the_session_is_replac
     most = 100
     with pytest.raises(PostgresUnavailableError):
         await PostgresLockManager(dsn, settings=settings).open()
+
+
+@pytest.mark.parametrize(
+    ("default", "waits"),
+    [("off", "on"), ("on", "on"), ("local", "local"), ("remote_apply", "remote_apply")],
+)
+async def test_the_token_of_a_lock_waits_for_the_disk(
+    dsn: str, settings: Settings, db: asyncpg.Connection, default: str, waits: str
+) -> None:
+    name = parse_dsn(dsn).asyncpg["database"]
+    await db.execute(f'ALTER DATABASE "{name}" SET synchronous_commit = {default}')
+    async with PostgresLockManager(dsn, sessions=1, settings=settings) as locks:
+        session = session_of(locks)
+        await wait_until(lambda: session.idle)  # its first audit uses the connection too
+        connection, statements = connection_of(session), session.statements
+        for keys in ([1], [3, 5]):
+            async with connection.transaction():
+                assert all((await statements.batch([], keys, 0)).acquired)
+                assert await connection.fetchval("SHOW synchronous_commit") == waits
