@@ -69,7 +69,7 @@ class LoneRequest(asyncio.Future[T]):
         try:
             self._statement.send(None).add_done_callback(self._answered)
         except StopIteration as end:
-            pid, result = end.value
+            [(pid, result)] = end.value
         except BaseException as error:
             self._failed(error)
             return
@@ -80,7 +80,10 @@ class LoneRequest(asyncio.Future[T]):
         if session.over is None and session.note_answer(pid, self._sent):
             session.lone_answered()
             self._settle(session, result)
-            self._wake()
+            if (first := self._first) is not None:  # _wake, without another call
+                self._first = None
+                fn, context = first
+                context.run(fn, self)
 
     def _failed(self, error: BaseException) -> None:
         session = self._session

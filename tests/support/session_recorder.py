@@ -76,10 +76,11 @@ class Books:
             self.seen["lone requests"] += 1
             granted = self._granted[id(wire)]
             self._rule(key not in granted, "a session is never asked twice for a key")
-            pid, token = await self._timed(wire, acquire(wire, key))
+            answer = await self._timed(wire, acquire(wire, key))
+            [(_, token)] = answer
             if token is not None:
                 granted.add(key)
-            return pid, token
+            return answer
 
         async def watched_release(wire: LockStatements, key: int) -> Any:
             if id(wire) in self._under_way:

@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 
 from aiodurable.errors import LeaseLostError, LockCapacityError, PostgresUnavailableError
-from aiodurable.locks import PostgresLockManager
+from aiodurable.locks import PostgresLockManager, statements
 from aiodurable.locks.session import LockSession
 from aiodurable.locks.statements import LockStatements
 from aiodurable.settings import Settings
@@ -264,3 +264,15 @@ async def test_a_release_in_the_turn_in_which_the_connection_ended_does_not_rais
     connection_of(session_of(locks)).terminate()
     await lease.release()
     assert await within(10, locks.acquire("a", timeout=None))
+
+
+async def test_where_asyncpg_has_another_way_to_send_locks_go_the_documented_one(
+    dsn: str, settings: Settings, server_locks: ServerLocks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statements, "_BIND_EXECUTE", ("another",))
+    async with PostgresLockManager(dsn, sessions=1, settings=settings) as locks:
+        for _ in range(3):
+            async with locks.hold("a") as lease:
+                assert lease.token
+                assert server_locks() == 1
+        assert session_of(locks).over is None
