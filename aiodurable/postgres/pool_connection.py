@@ -30,6 +30,7 @@ from aiodurable.postgres.password import password_option
 from aiodurable.postgres.plan_cache import PlanCache
 from aiodurable.postgres.retry import POOL_RECONNECT
 from aiodurable.postgres.sql import literal, load
+from aiodurable.postgres.text_arrays import TextArrayDumper
 
 __all__ = [
     "KEEPALIVES",
@@ -81,6 +82,7 @@ def read_json(data: str | bytes) -> Any:
 async def configure(connection: AsyncConnection[DictRow], compression: Compression) -> None:
     """Set up a new connection of the pool."""
     set_json_loads(read_json, connection)
+    connection.adapters.register_dumper(list, TextArrayDumper)
     for name, wanted in _EXPECTED.items():
         if not (connection.info.parameter_status(name) or wanted).startswith(wanted):
             await connection.execute(f"SET {name} TO {wanted}".encode())
