@@ -3,8 +3,9 @@ live runs.
 
     python -m benchmarks.pruner < lines
 
-The first line names the crowd, as JSON; each further one who prunes and for how many seconds. To
-each the answer is a line: threads a second.
+The first line names the crowd, as JSON; each further one who prunes and for how many seconds. The
+answer is two lines: an empty one when the first thread is pruned, and threads a second. A kept crowd
+has been pruned from its beginning on: what ours passes over until then is not measured.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ __all__ = ["pruner"]
 @asynccontextmanager
 async def pruner(
     dsn: str, count: int, duty_cycle: float
-) -> AsyncIterator[Callable[[str, float], Awaitable[float]]]:
-    """Such a process, ready: what is yielded has "ours" or "stock" prune for so many seconds, and
-    tells threads a second.
+) -> AsyncIterator[Callable[[str, float], Awaitable[Awaitable[float]]]]:
+    """Such a process, ready: what is yielded has "ours" or "stock" prune, returns when the first
+    thread is pruned, and what it returns tells, so many seconds later, threads a second.
     """
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
@@ -48,8 +49,12 @@ async def pruner(
         into.write(f"{line}\n".encode())
         return (await out.readline()).decode()
 
-    async def prune(who: str, seconds: float) -> float:
-        return float(await told(f"{who} {seconds}"))
+    async def pace() -> float:
+        return float(await out.readline())
+
+    async def prune(who: str, seconds: float) -> Awaitable[float]:
+        await told(f"{who} {seconds}")
+        return pace()
 
     try:
         await told(json.dumps({"dsn": dsn, "count": count, "duty_cycle": duty_cycle}))
@@ -60,20 +65,25 @@ async def pruner(
 
 
 async def ours(durable: Durable, duty_cycle: float, seconds: float) -> float:
-    """From the first thread that is pruned on: in a kept crowd it first passes over what was pruned
-    before.
-    """
+    """For so many seconds from the first thread that is pruned on."""
     seen: list[tuple[float, int]] = []
+    end = asyncio.timeout(None)
 
     def told(pruned: PruneReport) -> None:
-        if pruned.threads:
-            seen.append((time.perf_counter(), pruned.threads))
+        if not pruned.threads:
+            return
+        if not seen:
+            end.reschedule(asyncio.get_running_loop().time() + seconds)
+            print(flush=True)
+        seen.append((time.perf_counter(), pruned.threads))
 
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
+        async with end:
             await durable.threads.prune(
                 older_than=timedelta(days=15), duty_cycle=duty_cycle, progress=told
             )
+    if not seen:
+        print(flush=True)
     if len(seen) < 2:
         return float("nan")  # nothing is left to prune
     (began, first), (ended, last) = seen[0], seen[-1]
@@ -82,6 +92,7 @@ async def ours(durable: Durable, duty_cycle: float, seconds: float) -> float:
 
 async def one_by_one(saver: AsyncPostgresSaver, old: list[str], seconds: float) -> float:
     """LangGraph's own, thread by thread."""
+    print(flush=True)
     began, done = time.perf_counter(), 0
     while old and time.perf_counter() < began + seconds:
         await saver.aprune([old.pop()], strategy="keep_latest")

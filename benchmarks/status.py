@@ -203,17 +203,22 @@ async def prune(dsn: str, count: int, *, rounds: int, seconds: float, duty_cycle
         pruner(dsn, count, duty_cycle) as prune_for,
     ):
 
-        def beside(work: Callable[[], Awaitable[float]]) -> Callable[[], Awaitable[Figures]]:
+        def beside(
+            begin: Callable[[], Awaitable[Awaitable[float]]],
+        ) -> Callable[[], Awaitable[Figures]]:
             async def measured() -> Figures:
-                task = asyncio.ensure_future(work())
+                task = asyncio.ensure_future(await begin())
                 latencies = await live(durable, task)
                 return {"threads_per_s": await task, **latencies}
 
             return measured
 
+        async def nothing() -> Awaitable[float]:
+            return asyncio.sleep(seconds, 0.0)
+
         found = await in_turns(
             {
-                "alone": beside(partial(asyncio.sleep, seconds, 0.0)),
+                "alone": beside(nothing),
                 "ours": beside(partial(prune_for, "ours", seconds)),
                 "stock": beside(partial(prune_for, "stock", seconds)),
             },
