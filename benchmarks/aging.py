@@ -1,8 +1,9 @@
 """What a turn of a chat costs in a thread that has lived long, beside the stock saver.
 
-A graph of one node that keeps the last short messages, `durability="sync"`. Threads of so many
-checkpoints are made by short turns and copied; then a long message makes the state so large, and
-each further turn stores that much again. A turn is what several of them cost beyond one: all that
+A graph of one node that keeps the last short messages, `durability="sync"`; and the same with the
+node in a subgraph, each call of which leaves a namespace of its own. Threads of so many checkpoints
+are made by short turns and copied; then a long message makes the state so large, and each further
+turn stores that much again. A turn is what several of them cost beyond one: all that
 opening takes is in both. Counts (round trips, rows of LangGraph's tables, pages of 8 KiB that the
 server read or wrote in all tables, WAL) hold on a busy machine too; times do not. The server is an embedded one, or AIODURABLE_DSN.
 """
@@ -16,6 +17,7 @@ import statistics
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from typing import Annotated, Any, TypedDict
 
 import asyncpg
@@ -35,8 +37,10 @@ from .wire import wire
 
 TURNS = 10
 SHORT = 1000
-CHECKPOINTS_A_TURN = 3
+NODE, SUBGRAPH = "a node", "a subgraph"
+CHECKPOINTS_A_TURN: Mapping[str, int] = {NODE: 3, SUBGRAPH: 6}
 HEADS: Mapping[str, str] = {
+    "calls": "a turn calls",
     "state_kb": "kB",
     "checkpoints": "checkpoints",
     "contender": "contender",
@@ -73,17 +77,26 @@ class Chat(TypedDict):
     messages: Annotated[list[str], newest]
 
 
-def chat() -> StateGraph[Any, Any, Any, Any]:
+class Inner(TypedDict):
+    messages: list[str]
+
+
+def chat(calls: str) -> StateGraph[Any, Any, Any, Any]:
     async def reply(state: Chat) -> Chat:
         return {"messages": [f"an answer to {len(state['messages'])} messages"]}
 
-    builder = StateGraph(Chat).add_node("reply", reply)
+    builder: StateGraph[Any, Any, Any, Any] = StateGraph(Chat)
+    if calls == SUBGRAPH:
+        inner = StateGraph(Inner).add_node("reply", reply, input_schema=Inner)
+        builder.add_node("reply", inner.add_edge(START, "reply").compile())
+    else:
+        builder.add_node("reply", reply)
     return builder.add_edge(START, "reply").add_edge("reply", END)
 
 
 @asynccontextmanager
-async def ours(dsn: str) -> AsyncIterator[Turn]:
-    async with Durable(dsn, graphs={"chat": chat()}) as durable:
+async def ours(dsn: str, calls: str) -> AsyncIterator[Turn]:
+    async with Durable(dsn, graphs={"chat": chat(calls)}) as durable:
 
         async def turn(thread_id: str, text: str) -> Any:
             async with durable.run(thread_id, "chat") as run:
@@ -93,10 +106,10 @@ async def ours(dsn: str) -> AsyncIterator[Turn]:
 
 
 @asynccontextmanager
-async def stock(dsn: str, **settings: str) -> AsyncIterator[Turn]:
+async def stock(dsn: str, calls: str, **settings: str) -> AsyncIterator[Turn]:
     conninfo = make_conninfo(parse_dsn(dsn).conninfo, **settings)
     async with AsyncPostgresSaver.from_conn_string(conninfo) as saver:
-        graph = chat().compile(checkpointer=saver)
+        graph = chat(calls).compile(checkpointer=saver)
 
         async def turn(thread_id: str, text: str) -> Any:
             config: Any = {"configurable": {"thread_id": thread_id}}
@@ -105,52 +118,66 @@ async def stock(dsn: str, **settings: str) -> AsyncIterator[Turn]:
         yield turn
 
 
-CONTENDERS: Mapping[str, Callable[[str], AbstractAsyncContextManager[Turn]]] = {
+CONTENDERS: Mapping[str, Callable[[str, str], AbstractAsyncContextManager[Turn]]] = {
     OURS: ours,
     BASE: stock,
 }
 
 
-async def make_threads(dsn: str, ages: Sequence[int], states_kb: Sequence[int]) -> None:
-    """One thread for each age, state and contender."""
-    async with (
-        Durable(dsn) as durable,
-        stock(dsn, options="-c synchronous_commit=off") as turn,
-    ):
-        done = 0
-        for age in sorted(ages):
-            for number in range(done, age // CHECKPOINTS_A_TURN):
-                await turn("young", f"turn {number}")
-            done = age // CHECKPOINTS_A_TURN
-            for state_kb in states_kb:
-                for name in CONTENDERS:
-                    await durable.checkpointer.acopy_thread("young", _thread(name, age, state_kb))
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Threads to compare: what a turn calls, how large the state is, and how many checkpoints the
+    thread has.
+    """
+
+    calls: str
+    state_kb: int
+    age: int
+
+    def thread(self, name: str) -> str:
+        return f"{name}, {self.calls}, {self.age} with {self.state_kb} kB"
+
+
+def places(ages: Sequence[int], states_kb: Sequence[int]) -> list[Place]:
+    """Subgraphs with the smallest state alone."""
+    kinds = [(NODE, state_kb) for state_kb in states_kb] + [(SUBGRAPH, min(states_kb))]
+    return [Place(calls, state_kb, age) for calls, state_kb in kinds for age in ages]
+
+
+async def make_threads(dsn: str, wanted: Sequence[Place]) -> None:
+    """One thread for each place and contender."""
+    async with Durable(dsn) as durable:
+        for calls, a_turn in CHECKPOINTS_A_TURN.items():
+            here = [place for place in wanted if place.calls == calls]
+            young, done = f"young, {calls}", 0
+            async with stock(dsn, calls, options="-c synchronous_commit=off") as turn:
+                for place in sorted(here, key=lambda place: place.age):
+                    for number in range(done, place.age // a_turn):
+                        await turn(young, f"turn {number}")
+                    done = max(done, place.age // a_turn)
+                    for name in CONTENDERS:
+                        await durable.checkpointer.acopy_thread(young, place.thread(name))
     for name, opened in CONTENDERS.items():
-        async with opened(dsn) as turn:
-            for age in ages:
-                for state_kb in states_kb:
-                    await turn(_thread(name, age, state_kb), "".join(words(state_kb)))
+        for place in wanted:
+            async with opened(dsn, place.calls) as turn:
+                await turn(place.thread(name), "".join(words(place.state_kb)))
 
 
-def _thread(name: str, age: int, state_kb: int) -> str:
-    return f"{name} of {age} with {state_kb} kB"
-
-
-async def cost(name: str, dsn: str, admin: asyncpg.Connection, thread_id: str) -> dict[str, float]:
+async def cost(name: str, dsn: str, admin: asyncpg.Connection, place: Place) -> dict[str, float]:
     """Of one turn."""
-    few, many = [await _turns(name, dsn, admin, thread_id, turns) for turns in (1, 1 + TURNS)]
+    few, many = [await _turns(name, dsn, admin, place, turns) for turns in (1, 1 + TURNS)]
     return {figure: (many[figure] - few[figure]) / TURNS for figure in many}
 
 
 async def _turns(
-    name: str, dsn: str, admin: asyncpg.Connection, thread_id: str, turns: int
+    name: str, dsn: str, admin: asyncpg.Connection, place: Place, turns: int
 ) -> dict[str, float]:
     before = await _counts(admin)
-    async with wire(dsn) as counted, CONTENDERS[name](counted.dsn) as turn:
+    async with wire(dsn) as counted, CONTENDERS[name](counted.dsn, place.calls) as turn:
         trips = await counted.round_trips()
         began = time.perf_counter()
         for _ in range(turns):
-            await turn(thread_id, "and then?")
+            await turn(place.thread(name), "and then?")
         took = time.perf_counter() - began
         trips = await counted.round_trips() - trips
     after = await _counts(admin)
@@ -173,34 +200,34 @@ async def run(options: argparse.Namespace) -> None:
         dsn = os.environ.get("AIODURABLE_DSN") or await stack.enter_async_context(
             embedded_postgres(durable=True)
         )
-        await make_threads(dsn, options.checkpoints, options.state_kb)
+        wanted = places(options.checkpoints, options.state_kb)
+        await make_threads(dsn, wanted)
         admin = await asyncpg.connect(**parse_dsn(dsn).asyncpg)
         stack.push_async_callback(admin.close)
         await admin.execute("VACUUM ANALYZE")
         machine = describe(await admin.fetchval("SHOW server_version"))
         rows: list[Row] = []
-        for state_kb in options.state_kb:
-            for age in options.checkpoints:
-                seen: dict[str, list[dict[str, float]]] = {name: [] for name in CONTENDERS}
-                for _ in range(options.rounds):
-                    for name, found in seen.items():
-                        thread_id = _thread(name, age, state_kb)
-                        found.append(await cost(name, dsn, admin, thread_id))
-                rows += [
-                    {
-                        "state_kb": state_kb,
-                        "checkpoints": age,
-                        "contender": name,
-                        "rounds": options.rounds,
-                        **{
-                            figure: statistics.median(one[figure] for one in found)
-                            for figure in found[0]
-                        },
-                    }
-                    for name, found in seen.items()
-                ]
-                if options.json:
-                    save(options.json, machine, rows, load_before=load)
+        for place in wanted:
+            seen: dict[str, list[dict[str, float]]] = {name: [] for name in CONTENDERS}
+            for _ in range(options.rounds):
+                for name, found in seen.items():
+                    found.append(await cost(name, dsn, admin, place))
+            rows += [
+                {
+                    "calls": place.calls,
+                    "state_kb": place.state_kb,
+                    "checkpoints": place.age,
+                    "contender": name,
+                    "rounds": options.rounds,
+                    **{
+                        figure: statistics.median(one[figure] for one in found)
+                        for figure in found[0]
+                    },
+                }
+                for name, found in seen.items()
+            ]
+            if options.json:
+                save(options.json, machine, rows, load_before=load)
         print(table(rows, HEADS))
 
 

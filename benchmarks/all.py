@@ -44,7 +44,7 @@ PARTS: Mapping[str, Part] = {
     "status": Part(45, arguments=("--threads", "10000", "100000", "1000000")),
     "worker": Part(10),
     "processes": Part(7, charted=False),
-    "aging": Part(3, charted=False),
+    "aging": Part(5, charted=False),
     "dashboard": Part(35, charted=False, arguments=("--threads", "1000000")),
 }
 
