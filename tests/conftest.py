@@ -15,8 +15,7 @@ import asyncio
 import contextlib
 import os
 import signal
-import sys
-from asyncio.subprocess import PIPE, STDOUT, Process
+from asyncio.subprocess import PIPE, STDOUT
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,6 +31,7 @@ from aiodurable.settings import Settings
 from tests.support import fault_times, loops, random_order
 from tests.support.example_programs import Start
 from tests.support.fault_times import PROPERTY, Timetable
+from tests.support.forked import Process, python
 from tests.support.ledger_view import Ledger
 from tests.support.lock_view import ServerLocks
 from tests.support.postgres import (
@@ -256,9 +256,7 @@ async def start() -> AsyncIterator[Start]:
         environment.pop("DATABASE_URL", None)
         if dsn is not None:
             environment["AIODURABLE_DSN"] = dsn
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, str(program), *arguments, stdout=PIPE, stderr=STDOUT, env=environment
-        )
+        process = await python(program, *arguments, stdout=PIPE, stderr=STDOUT, env=environment)
         started.append(process)
         return process
 

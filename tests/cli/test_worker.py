@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-import sys
+from asyncio.subprocess import PIPE
 from pathlib import Path
 
 import httpx
@@ -14,6 +14,7 @@ import pytest
 
 from aiodurable.durable import Durable
 from aiodurable.models import RunStatus
+from tests.support.forked import Process, python
 from tests.support.graphs import INPUT
 from tests.support.restartable import OwnServer
 from tests.support.waiting import wait_until
@@ -42,18 +43,18 @@ def app(tmp_path: Path) -> str:
     return "app_of_a_worker:graphs"
 
 
-async def started(app: str, dsn: str, folder: Path, *options: str) -> asyncio.subprocess.Process:
+async def started(app: str, dsn: str, folder: Path, *options: str) -> Process:
     root = Path(__file__).parents[2]
-    return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "aiodurable", "worker", app, "--dsn", dsn, *options),
+    return await python(
+        *("-m", "aiodurable", "worker", app, "--dsn", dsn, *options),
         cwd=folder,
         env={"PYTHONPATH": f"{root}", "PATH": ""},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
+        stdout=PIPE,
+        stderr=PIPE,
     )
 
 
-async def line_with(words: bytes, process: asyncio.subprocess.Process) -> None:
+async def line_with(words: bytes, process: Process) -> None:
     """Return once the process has printed a line with these words."""
     assert process.stderr is not None
     line = b""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
-from asyncio.subprocess import Process
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -19,6 +18,7 @@ from langgraph.graph import START, StateGraph
 
 from aiodurable.durable import Durable
 from tests.support.example_programs import EXAMPLES, REPOSITORY, Start, output, read_until
+from tests.support.forked import Process
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 

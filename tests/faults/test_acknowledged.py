@@ -1,13 +1,13 @@
 """Nothing that was acknowledged is missing after kill -9, and nothing that is there is half."""
 
-import asyncio
 import signal
-import sys
+from asyncio.subprocess import PIPE
 
 import pytest
 
 from aiodurable.checkpoints import AsyncCheckpointerPool
 from tests.programs import PROGRAMS
+from tests.support.forked import python
 
 PROGRAM = PROGRAMS / "checkpoint_process.py"
 
@@ -16,9 +16,7 @@ PROGRAM = PROGRAMS / "checkpoint_process.py"
 async def test_a_process_killed_among_its_commits_has_stored_all_acknowledged_writes(
     lines: int, dsn: str
 ) -> None:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, str(PROGRAM), dsn, stdout=asyncio.subprocess.PIPE
-    )
+    process = await python(PROGRAM, dsn, stdout=PIPE)
     assert process.stdout is not None
     told: list[str] = []
     while len(told) < lines:

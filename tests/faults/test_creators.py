@@ -4,13 +4,13 @@ anything else.
 
 from __future__ import annotations
 
-import sys
-from asyncio import create_subprocess_exec
 from asyncio.subprocess import PIPE
 from typing import Any
 
 import psycopg
 import pytest
+
+from tests.support.forked import python
 
 CREATOR = """
 import asyncio, sys
@@ -46,7 +46,7 @@ asyncio.run(main(*sys.argv[1:]))
 async def test_a_killed_creator_has_accepted_what_returned_and_no_half_of_a_call(
     dsn: str, kind: str
 ) -> None:
-    creator = await create_subprocess_exec(sys.executable, "-c", CREATOR, dsn, kind, stdout=PIPE)
+    creator = await python("-c", CREATOR, dsn, kind, stdout=PIPE)
     assert creator.stdout is not None
     lines = [await creator.stdout.readline() for _ in range(30)]
     creator.kill()

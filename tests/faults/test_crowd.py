@@ -7,9 +7,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
-import sys
 import time
+from asyncio.subprocess import PIPE
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from aiodurable import Durable, LeaseLostError, Settings
 from aiodurable.events import Event, LeaseLost, inline
 from tests.programs import PROGRAMS
 from tests.support.fault_times import Timetable
+from tests.support.forked import python
 from tests.support.graphs import INPUT, STEPS, four_nodes
 from tests.support.lock_view import ServerLocks
 from tests.support.restartable import How, OwnServer
@@ -182,9 +182,7 @@ async def test_of_freed_locks_exactly_those_that_another_process_grabbed_end_the
         await wait_until(lambda: crowd.reached == RUNS, 60)
         wanted = THREADS[::10]
         try:
-            grabber = await asyncio.create_subprocess_exec(
-                sys.executable, str(GRABBER), dsn, *wanted, stdout=subprocess.PIPE
-            )
+            grabber = await python(GRABBER, dsn, *wanted, stdout=PIPE)
             assert grabber.stdout is not None
             assert await grabber.stdout.readline() == b"waiting\n"
             began = time.monotonic()

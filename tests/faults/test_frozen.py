@@ -4,11 +4,9 @@ the fence refuses it.
 
 from __future__ import annotations
 
-import asyncio
 import signal
-import subprocess
-import sys
 import time
+from asyncio.subprocess import PIPE
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ from tests.programs import PROGRAMS
 from tests.support.checkpoint_rows import written
 from tests.support.effect_graphs import bank_of, one_payment
 from tests.support.fault_times import Timetable
+from tests.support.forked import python
 from tests.support.graphs import STEPS, four_nodes, noted
 from tests.support.ledger_view import Ledger
 from tests.support.lock_holder import SHORT, said
@@ -31,9 +30,7 @@ async def test_a_holder_that_wakes_up_after_another_took_over_writes_nothing(
     dsn: str, ledger: Ledger, how: str, tmp_path: Path, timetable: Timetable
 ) -> None:
     go = tmp_path / "go"
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, str(FROZEN), dsn, str(go), how, stdout=subprocess.PIPE
-    )
+    process = await python(FROZEN, dsn, go, how, stdout=PIPE)
     try:
         assert await said(process) == "reached"
         frozen = time.monotonic()
@@ -68,10 +65,7 @@ async def test_a_process_that_wakes_up_neither_begins_nor_finishes_a_side_effect
     dsn: str, moment: str, tmp_path: Path
 ) -> None:
     log, go = tmp_path / "log", tmp_path / "go"
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, str(FROZEN_EFFECT), dsn, str(log), str(go), moment),
-        stdout=subprocess.PIPE,
-    )
+    process = await python(FROZEN_EFFECT, dsn, log, go, moment, stdout=PIPE)
 
     async def nothing(place: str) -> None:
         pass

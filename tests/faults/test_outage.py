@@ -6,8 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import subprocess
-import sys
+from asyncio.subprocess import PIPE
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 
 from aiodurable import Durable, LeaseLostError, PostgresUnavailableError, Settings, ThreadStatus
 from tests.programs import PROGRAMS
+from tests.support.forked import python
 from tests.support.graphs import INPUT, STEPS, Gate, config, four_nodes, noted, run_up_to
 from tests.support.restartable import OwnServer
 from tests.support.waiting import wait_until, within
@@ -91,9 +91,7 @@ async def is_complete(durable: Durable) -> bool:
 async def test_a_process_that_leaves_in_the_middle_of_a_run_ends_at_once_and_the_run_goes_on_elsewhere(
     dsn: str, how: str, code: int
 ) -> None:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, str(LEAVING), dsn, how, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    process = await python(LEAVING, dsn, how, stdout=PIPE, stderr=PIPE)
     assert process.stdout is not None
     # Starting is the interpreter's time, and on a loaded machine it is long; leaving is ours.
     assert await process.stdout.readline() == b"reached\n"

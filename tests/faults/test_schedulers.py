@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
-import sys
 from asyncio.subprocess import PIPE
 from datetime import datetime, timedelta
 from itertools import count
@@ -18,6 +16,7 @@ from aiodurable.models import RunRecord
 from aiodurable.queue.slots import slot_run_id
 from aiodurable.worker.scheduler import Scheduler
 from tests.programs import PROGRAMS
+from tests.support.forked import python
 from tests.support.internals import services_of
 from tests.support.waiting import wait_until
 from tests.support.workers import workers
@@ -47,9 +46,7 @@ async def fired(durable: Durable, looking: Scheduler) -> bool:
 async def test_a_process_that_is_killed_at_any_statement_leaves_each_slot_one_run(
     dsn: str, when: str
 ) -> None:
-    parent = await asyncio.create_subprocess_exec(
-        sys.executable, str(PROGRAMS / "scheduler_process.py"), dsn, stdin=PIPE, stdout=PIPE
-    )
+    parent = await python(PROGRAMS / "scheduler_process.py", dsn, stdin=PIPE, stdout=PIPE)
     assert parent.stdin is not None
     assert parent.stdout is not None
     async with Durable(dsn) as durable:

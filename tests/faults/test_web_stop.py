@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -21,6 +20,7 @@ from aiodurable.durable import Durable
 from aiodurable.models import ClaimState, PauseReason, RunStatus, ThreadStatus
 from tests.programs import PROGRAMS
 from tests.programs.web_process import STEPS, graphs
+from tests.support.forked import python
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until, within
 
@@ -45,12 +45,11 @@ async def server(
 ) -> AsyncIterator[tuple[httpx.AsyncClient, Stop]]:
     """A client, and a function that sends SIGTERM and waits until the server is gone."""
     port = free_port()
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        str(PROGRAMS / "web_process.py"),
-        *(str(port), str(workers), str(log), str(gate)),
+    process = await python(
+        PROGRAMS / "web_process.py",
+        *(str(port), str(workers), log, gate),
         env={**os.environ, "AIODURABLE_DSN": dsn},
-        start_new_session=True,
+        new_session=True,
     )
 
     async def stop() -> None:

@@ -33,6 +33,7 @@ from tests.support import loops
 from tests.support.campaign_checks import Tables
 from tests.support.campaign_effects import TABLE
 from tests.support.campaign_faults import OVER, Faults, ask
+from tests.support.forked import Process, python
 from tests.support.restartable import OwnServer, own_server
 from tests.support.waiting import wait_until
 from tests.support.workers import Line, Workers, is_alive, workers
@@ -135,15 +136,12 @@ async def campaign(
     return report
 
 
-async def _creator(
-    dsn: str, log: Path, seed: int, runs: int, share: int
-) -> asyncio.subprocess.Process:
-    program = str(PROGRAMS / "campaign_creator.py")
-    arguments = (dsn, str(log), str(seed), str(runs), str(share))
-    return await asyncio.create_subprocess_exec(sys.executable, program, *arguments)
+async def _creator(dsn: str, log: Path, seed: int, runs: int, share: int) -> Process:
+    arguments = (dsn, log, str(seed), str(runs), str(share))
+    return await python(PROGRAMS / "campaign_creator.py", *arguments)
 
 
-def _end(creators: Sequence[asyncio.subprocess.Process]) -> None:
+def _end(creators: Sequence[Process]) -> None:
     for creator in creators:
         if creator.returncode is None:
             creator.kill()
@@ -154,7 +152,7 @@ async def _all_over(
     runs: int,
     within_s: float,
     disturbing: asyncio.Task[None],
-    creators: Sequence[asyncio.subprocess.Process],
+    creators: Sequence[Process],
 ) -> bool:
     """Wait until every run is over; False: they are not in time, or were not all accepted."""
     deadline = time.monotonic() + within_s

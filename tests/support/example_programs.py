@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from asyncio.subprocess import Process
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+
+from tests.support.forked import Process
 
 REPOSITORY = Path(__file__).parents[2]
 EXAMPLES = REPOSITORY / "examples"

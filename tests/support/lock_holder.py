@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 
 from aiodurable.settings import Settings
 from tests.programs import PROGRAMS
+from tests.support.forked import Process
 from tests.support.waiting import within
 
 PROGRAM = PROGRAMS / "holder_process.py"
@@ -40,6 +41,6 @@ async def holder(
         await process.wait()
 
 
-async def said(process: asyncio.subprocess.Process) -> str:
+async def said(process: Process | asyncio.subprocess.Process) -> str:
     assert process.stdout is not None
     return (await within(30, process.stdout.readline())).decode().strip()

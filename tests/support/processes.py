@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import sys
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from tests.programs import PROGRAMS
+from tests.support.forked import Process, python
 
 PROGRAM = PROGRAMS / "workflow_process.py"
 
@@ -18,7 +18,7 @@ PROGRAM = PROGRAMS / "workflow_process.py"
 class Processes:
     """Starts one real process a job, one after the other."""
 
-    def __init__(self, parent: asyncio.subprocess.Process) -> None:
+    def __init__(self, parent: Process) -> None:
         self._parent = parent
 
     async def run(
@@ -50,10 +50,7 @@ class Processes:
 @asynccontextmanager
 async def started() -> AsyncIterator[Processes]:
     """A program that forks the processes, for the body."""
-    pipe = asyncio.subprocess.PIPE
-    parent = await asyncio.create_subprocess_exec(
-        sys.executable, str(PROGRAM), stdin=pipe, stdout=pipe
-    )
+    parent = await python(PROGRAM, stdin=PIPE, stdout=PIPE)
     try:
         yield Processes(parent)
     finally:

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.programs import PROGRAMS
+from tests.support.forked import Process, python
 from tests.support.waiting import wait_until
 
 
@@ -42,7 +44,7 @@ class Workers:
         pids: those that were not ended.
     """
 
-    def __init__(self, parent: asyncio.subprocess.Process, log: Path) -> None:
+    def __init__(self, parent: Process | asyncio.subprocess.Process, log: Path) -> None:
         self._parent = parent
         self._log = log
         self.pids: list[int] = []
@@ -100,14 +102,14 @@ async def workers(
         dsn, log, order: what all of them have in common.
         command: what starts the program, such as one that enters a network namespace.
     """
-    pipe = asyncio.subprocess.PIPE
+    program = PROGRAMS / "worker_process.py"
     defaults = json.dumps({"dsn": dsn, "log": str(log), **order})
-    parent = await asyncio.create_subprocess_exec(
-        *command,
-        *(sys.executable, str(PROGRAMS / "worker_process.py"), defaults),
-        stdin=pipe,
-        stdout=pipe,
-    )
+    if command:
+        parent = await asyncio.create_subprocess_exec(
+            *command, sys.executable, str(program), defaults, stdin=PIPE, stdout=PIPE
+        )
+    else:
+        parent = await python(program, defaults, stdin=PIPE, stdout=PIPE)
     started = Workers(parent, log)
     try:
         yield started

@@ -43,6 +43,7 @@ from aiodurable.events import (
 from aiodurable.integrations.opentelemetry import OpenTelemetryObserver
 from aiodurable.integrations.process_metrics import PROCESS_METRICS
 from aiodurable.models import RunStatus
+from tests.support.forked import python
 from tests.support.waiting import wait_until
 
 
@@ -517,9 +518,7 @@ async def test_a_worker_process_sends_the_trace_of_a_run_to_a_collector(dsn: str
         async with Durable(dsn, graphs={"story": graph(node)}, observers=[creator.observer]) as one:
             with creator.tracer.start_as_current_span("the request") as request:
                 run = await one.runs.create("thread-1", "story", {"a": 1})
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "tests.programs.traced_worker", dsn, url
-            )
+            process = await python("-m", "tests.programs.traced_worker", dsn, url)
             try:
                 await one.runs.wait(run.run_id)
             finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import sys
+from asyncio.subprocess import PIPE
 from pathlib import Path
 
 import psycopg
@@ -16,6 +16,7 @@ from aiodurable.durable import Durable
 from aiodurable.errors import ConfigurationError, PostgresUnavailableError, SchemaMismatchError
 from aiodurable.lock_keys import MIGRATION_KEY
 from aiodurable.postgres import schema
+from tests.support.forked import python
 from tests.support.graphs import INPUT, STEPS, four_nodes
 
 MANY = """
@@ -41,12 +42,7 @@ async def run(dsn: str, query: str) -> None:
 
 
 async def start_six_processes(dsn: str) -> None:
-    children = [
-        await asyncio.create_subprocess_exec(
-            sys.executable, "-c", MANY, dsn, stderr=asyncio.subprocess.PIPE
-        )
-        for _ in range(6)
-    ]
+    children = [await python("-c", MANY, dsn, stderr=PIPE) for _ in range(6)]
     for _, stderr in await asyncio.gather(*(child.communicate() for child in children)):
         assert not stderr, stderr.decode()
     assert [child.returncode for child in children] == [0] * 6

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-import sys
-from asyncio.subprocess import PIPE, Process
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
@@ -30,6 +29,7 @@ from aiodurable.runs import cancellation
 from aiodurable.settings import Settings
 from tests.programs import PROGRAMS
 from tests.support.checkpoint_rows import written
+from tests.support.forked import Process, python
 from tests.support.graphs import INPUT, STEPS, Gate, four_nodes
 from tests.support.ledger_view import Ledger
 from tests.support.waiting import wait_until, within
@@ -41,9 +41,7 @@ OFTEN = Settings(lease_ttl_s=3, lease_heartbeat_s=0.2, lease_safety_margin_s=0.5
 @pytest.fixture
 async def hung(dsn: str) -> AsyncIterator[Process]:
     """A process whose run of thread "t" hangs in its third node."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, str(PROGRAM), dsn, "t", stdout=PIPE
-    )
+    process = await python(PROGRAM, dsn, "t", stdout=PIPE)
     assert process.stdout is not None
     assert (
         await within(120, process.stdout.readline(), what="the other process to hang in its node")

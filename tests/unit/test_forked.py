@@ -1,0 +1,62 @@
+"""Programs that are forked instead of started: a process like one of `python`'s."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from asyncio.subprocess import PIPE, STDOUT
+from pathlib import Path
+
+import pytest
+
+from tests.support.example_programs import REPOSITORY
+from tests.support.forked import python
+
+TOLD = """
+import json, os, sys
+print(json.dumps([__name__, sys.argv, dict(os.environ), os.getcwd(), os.getpid(), sys.stdin.read()]))
+"""
+
+
+@pytest.mark.parametrize("way", ["program", "code", "module"])
+async def test_it_has_its_arguments_environment_folder_and_streams(
+    way: str, tmp_path: Path
+) -> None:
+    (tmp_path / "told.py").write_text(TOLD)
+    first = {"program": (tmp_path / "told.py",), "code": ("-c", TOLD), "module": ("-m", "told")}[
+        way
+    ]
+    environment = {"PYTHONPATH": str(REPOSITORY), "ONLY": "this"}
+    process = await python(
+        *first, "one", "two words", env=environment, cwd=tmp_path, stdin=PIPE, stdout=PIPE
+    )
+    assert process.stdin is not None
+    process.stdin.write(b"given")
+    process.stdin.close()
+    printed, _ = await process.communicate()
+    name, argv, environ, folder, pid, given = json.loads(printed)
+    assert (name, argv[1:]) == ("__main__", ["one", "two words"])
+    assert (environ, folder) == (environment, str(tmp_path))
+    assert (pid, given) == (process.pid, "given")
+    assert pid != os.getpid()
+    assert process.returncode == 0
+
+
+async def test_it_ends_with_the_code_or_the_signal_that_ended_it() -> None:
+    left = await python("-c", "import sys; sys.exit(3)")
+    raised = await python("-c", "raise ValueError('at the end')", stdout=PIPE, stderr=STDOUT)
+    killed = await python("-c", "import signal; print(flush=True); signal.pause()", stdout=PIPE)
+    assert killed.stdout is not None
+    await killed.stdout.readline()
+    assert killed.returncode is None
+    killed.kill()
+    assert [await each.wait() for each in (left, raised, killed)] == [3, 1, -signal.SIGKILL]
+    assert b"ValueError: at the end" in (await raised.communicate())[0]
+
+
+async def test_what_it_sets_stays_its_own() -> None:
+    code = "import sys; print(hasattr(sys, 'left')); sys.left = True"
+    for _ in range(2):
+        printed, _ = await (await python("-c", code, stdout=PIPE)).communicate()
+        assert printed == b"False\n"
