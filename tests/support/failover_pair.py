@@ -19,8 +19,8 @@ import psycopg
 
 from aiodurable.embedded import find_bindir
 from aiodurable.embedded.binaries import Programs
-from aiodurable.embedded.private import alone_in
 from tests.support.ports import free_port
+from tests.support.restartable import make_cluster
 from tests.support.waiting import wait_until_sync
 
 DEADLINE_S = 60.0
@@ -131,14 +131,9 @@ def seed() -> Iterator[Path]:
     """A folder for pairs, with a cluster in `seed` that they are copied from; not running."""
     folder = Path(tempfile.mkdtemp(prefix="aiodurable-pair-"))
     folder.chmod(0o755)  # as root, Postgres runs as somebody else
-    programs = Programs(None)
     try:
-        data = folder / "seed"
-        data.mkdir(mode=0o700)
-        programs.own(data)
-        with alone_in(data) as lock:
-            programs.initdb(data, lock, durable=False)
-        (data / "pg_hba.conf").write_text(ACCESS)
+        make_cluster(folder / "seed")
+        (folder / "seed" / "pg_hba.conf").write_text(ACCESS)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

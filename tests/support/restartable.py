@@ -5,16 +5,20 @@ address.
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Literal
 
-from aiodurable.embedded import start_server, stop_server
+from aiodurable.embedded import find_bindir, start_server, stop_server
+from aiodurable.embedded.binaries import Programs
+from aiodurable.embedded.private import alone_in
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until_sync
 
@@ -28,7 +32,7 @@ class OwnServer:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.settings = {"max_connections": "100"}
+        self.settings = {"max_connections": "100", "fsync": "off"}  # it dies, the host does not
         self._data = folder / "data"
 
     def require_password_over_tcp(self) -> None:
@@ -43,7 +47,13 @@ class OwnServer:
 
     async def start(self) -> str:
         """Returns the DSN, the same at every start."""
-        return await asyncio.to_thread(start_server, self._data, settings=self.settings)
+        return await asyncio.to_thread(self._start)
+
+    def _start(self) -> str:
+        if not self._data.exists():
+            made = _made_cluster(find_bindir())
+            subprocess.run(["cp", "-a", f"{made.name}/data", self._data], check=True)
+        return start_server(self._data, settings=self.settings)
 
     async def stop(self, how: How = "fast") -> None:
         """Fast: every session gets a message. Immediate: as if its power failed; it recovers from
@@ -64,6 +74,24 @@ class OwnServer:
     async def restart(self, how: How = "fast") -> None:
         await self.stop(how)
         await self.start()
+
+
+def make_cluster(data: Path) -> None:
+    """Make one in `data`, which must not exist; not started."""
+    programs = Programs(None)
+    data.mkdir(mode=0o700)
+    programs.own(data)
+    with alone_in(data) as lock:
+        programs.initdb(data, lock, durable=False)
+
+
+@functools.cache
+def _made_cluster(bindir: Path) -> tempfile.TemporaryDirectory[str]:
+    """A folder with one in `data`: initdb takes more than a second of a core, a copy a tenth."""
+    folder = tempfile.TemporaryDirectory(prefix="aiodurable-cluster-")
+    Path(folder.name).chmod(0o755)  # as root, Postgres runs as somebody else
+    make_cluster(Path(folder.name) / "data")
+    return folder
 
 
 @asynccontextmanager
