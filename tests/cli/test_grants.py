@@ -31,6 +31,12 @@ from tests.support.internals import services_of
 ROLE = 'the "app"'
 SCHEMA = 'Our "tables"'
 REGISTERED = ("w", "host", 7, "1", ["q"], ["g"], 5, 0, 0.0, 0.0, False, 1.0, 5.0)
+FILLED = (
+    *("checkpoints", "checkpoint_blobs", "checkpoint_writes", "aiodurable_runs"),
+    *("aiodurable_fences", "aiodurable_namespace", "aiodurable_queues", "aiodurable_effects"),
+    *("aiodurable_schedules", "aiodurable_signals", "aiodurable_workers"),
+    *("aiodurable_status_history", "aiodurable_audit"),
+)
 PATH = "-c search_path=" + re.sub(r"([\\ ])", r"\\\1", '"Our ""tables"""')
 
 
@@ -203,12 +209,8 @@ async def test_a_role_may_do_with_the_grants_what_it_is_for_and_without_any_of_t
                 for statement in statements:
                     connection.execute(statement.encode())
             else:
-                connection.execute(
-                    "TRUNCATE checkpoints, checkpoint_blobs, checkpoint_writes, aiodurable_runs,"
-                    " aiodurable_fences, aiodurable_namespace, aiodurable_queues, aiodurable_effects,"
-                    " aiodurable_schedules, aiodurable_signals, aiodurable_workers,"
-                    " aiodurable_status_history, aiodurable_audit"
-                )
+                for table in FILLED:  # of a few rows each: TRUNCATE takes thirty times as long
+                    connection.execute(f"DELETE FROM {table}".encode())
             if kind == "read":
                 await runs_once(owner)
             if revoked:
