@@ -127,11 +127,13 @@ def server() -> Iterator[Server]:
     """The server of this test process; started when the first test needs it."""
     with contextlib.ExitStack() as stack:
         if dsn := os.environ.get("AIODURABLE_TEST_DSN"):
-            yield Server(parse_dsn(dsn).conninfo, "dsn")
+            server = Server(parse_dsn(dsn).conninfo, "dsn")
         elif docker_answers():
-            yield Server(stack.enter_context(container()), "docker")
+            server = Server(stack.enter_context(container()), "docker")
         else:
-            yield Server(stack.enter_context(embedded()), "embedded")
+            server = Server(stack.enter_context(embedded()), "embedded")
+        with contextlib.closing(server):
+            yield server
 
 
 @pytest.fixture(scope="session")
