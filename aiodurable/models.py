@@ -14,6 +14,8 @@ from aiodurable.waits import Wait
 __all__ = [
     "MOST_CLAIMED_S",
     "NEEDS_ATTENTION",
+    "PRUNE_BATCH_SIZE",
+    "PRUNE_DUTY_CYCLE",
     "UNFINISHED",
     "ClaimState",
     "Compression",
@@ -181,6 +183,12 @@ class ClaimState(StrEnum):
     CLAIMED = "claimed"
     """A worker is about to begin it."""
 
+
+PRUNE_BATCH_SIZE: Final = 100
+"""Threads that a prune changes in one transaction, at most, unless somebody says how many."""
+
+PRUNE_DUTY_CYCLE: Final = 0.45
+"""The part of the time that a prune works, unless somebody says how much."""
 
 MOST_CLAIMED_S: Final = 60.0
 """Seconds after which a claim that has begun nothing is free for other workers. A worker begins at

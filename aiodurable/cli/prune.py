@@ -20,7 +20,7 @@ from aiodurable.cli.format import age, quoted
 from aiodurable.cli.progress import shown_progress
 from aiodurable.cli.thread_filters import status_option, thread_filters
 from aiodurable.jsonable import json_text
-from aiodurable.models import ThreadStatus
+from aiodurable.models import PRUNE_BATCH_SIZE, PRUNE_DUTY_CYCLE, ThreadStatus
 
 if TYPE_CHECKING:
     from aiodurable.threads import PruneReport
@@ -54,14 +54,14 @@ _NAMED = 5
 @click.option(
     "--batch-size",
     type=click.IntRange(1, 10_000),
-    default=100,
+    default=PRUNE_BATCH_SIZE,
     show_default=True,
     help="Threads per transaction, at most.",
 )
 @click.option(
     "--duty-cycle",
     type=click.FloatRange(0, 1, min_open=True),
-    default=0.45,
+    default=PRUNE_DUTY_CYCLE,
     show_default=True,
     metavar="PART",
     help="The part of the time spent working; the rest is left to live traffic.",

@@ -14,7 +14,12 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 from aiodurable.checkpoints.write_session import session_in
 from aiodurable.errors import GraphNotRegisteredError, InvalidArgumentError
 from aiodurable.events import ThreadsPruned, emit
-from aiodurable.models import ThreadStatus, WorkflowCheckpoint
+from aiodurable.models import (
+    PRUNE_BATCH_SIZE,
+    PRUNE_DUTY_CYCLE,
+    ThreadStatus,
+    WorkflowCheckpoint,
+)
 from aiodurable.postgres.caller import transaction_of
 from aiodurable.runs.busy import OnBusy
 from aiodurable.runs.call_types import InvokeOptions
@@ -30,7 +35,7 @@ from aiodurable.runs.unchanged import delete_unchanged, require_unchanged
 from aiodurable.thread_id import validate_signal_id, validate_thread_id
 from aiodurable.threads import PruneOptions, PruneReport
 from aiodurable.threads.filters import Statuses
-from aiodurable.threads.prune_options import BATCH_SIZE, DUTY_CYCLE, PruneStrategy
+from aiodurable.threads.prune_options import PruneStrategy
 
 __all__ = ["Threads"]
 
@@ -324,8 +329,8 @@ class Threads(ThreadReads):
         older_than: timedelta | datetime,
         status: Statuses = (ThreadStatus.COMPLETE,),
         graph: str | None = None,
-        batch_size: int = BATCH_SIZE,
-        duty_cycle: float = DUTY_CYCLE,
+        batch_size: int = PRUNE_BATCH_SIZE,
+        duty_cycle: float = PRUNE_DUTY_CYCLE,
         dry_run: bool = False,
         progress: Callable[[PruneReport], None] | None = None,
     ) -> PruneReport:

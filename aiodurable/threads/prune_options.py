@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, Required, TypedDict
 
 from aiodurable.errors import InvalidArgumentError
-from aiodurable.models import ThreadStatus
+from aiodurable.models import PRUNE_BATCH_SIZE, PRUNE_DUTY_CYCLE, ThreadStatus
 from aiodurable.threads.filters import Age, Filter, Statuses
 
 __all__ = [
-    "BATCH_SIZE",
-    "DUTY_CYCLE",
     "PruneOptions",
     "PruneReport",
     "PruneStrategy",
@@ -20,9 +18,6 @@ __all__ = [
 ]
 
 _NEVER = frozenset({ThreadStatus.RUNNING, ThreadStatus.QUEUED})
-
-BATCH_SIZE = 100
-DUTY_CYCLE = 0.45
 
 PruneStrategy = Literal["keep_latest", "delete"]
 
@@ -86,8 +81,8 @@ def checked(
     older_than: Age,
     status: Statuses = (ThreadStatus.COMPLETE,),
     graph: str | None = None,
-    batch_size: int = BATCH_SIZE,
-    duty_cycle: float = DUTY_CYCLE,
+    batch_size: int = PRUNE_BATCH_SIZE,
+    duty_cycle: float = PRUNE_DUTY_CYCLE,
     **_: Any,
 ) -> Filter:
     """Check the options of `prune` and return them as a filter.

@@ -19,8 +19,8 @@ from click.testing import CliRunner, Result
 
 from aiodurable.cli.commands import cli
 from aiodurable.lock_keys import lock_key
+from aiodurable.models import PRUNE_DUTY_CYCLE
 from aiodurable.threads import prune
-from aiodurable.threads.prune_options import DUTY_CYCLE
 from aiodurable.threads.prune_pace import Pace
 
 APP = """
@@ -319,7 +319,7 @@ def test_prune_tells_what_it_removed(shop: str) -> None:
     assert run("status", "broken").exit_code == 3
 
 
-@pytest.mark.parametrize(("given", "used"), [((), DUTY_CYCLE), (("--duty-cycle", "1"), 1.0)])
+@pytest.mark.parametrize(("given", "used"), [((), PRUNE_DUTY_CYCLE), (("--duty-cycle", "1"), 1.0)])
 def test_prune_works_for_the_part_of_the_time_that_it_is_given(
     shop: str, monkeypatch: pytest.MonkeyPatch, given: tuple[str, ...], used: float
 ) -> None:
