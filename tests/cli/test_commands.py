@@ -90,10 +90,9 @@ def test_help_names_every_command_and_the_exit_codes() -> None:
         assert [word for word in words if word not in result.stdout] == []
 
 
-HELP_AND_WHAT_IT_LOADED = """
+A_COMMAND_AND_WHAT_IT_LOADED = """
 import sys
 from aiodurable.cli import main
-sys.argv[1:] = sys.argv[1:] + ["--help"]
 try:
     main()
 finally:
@@ -104,7 +103,7 @@ finally:
 @pytest.mark.parametrize("group", [(), ("threads",)])
 def test_help_loads_no_command_and_nothing_that_only_commands_need(group: tuple[str, ...]) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", HELP_AND_WHAT_IT_LOADED, *group],
+        [sys.executable, "-c", A_COMMAND_AND_WHAT_IT_LOADED, *group, "--help"],
         capture_output=True,
         text=True,
         check=True,
@@ -119,6 +118,22 @@ def test_help_loads_no_command_and_nothing_that_only_commands_need(group: tuple[
     }
     dear = {"asyncio", "asyncpg", "importlib.metadata", "langchain_core", "langgraph", "psycopg"}
     assert {*dear, "rich", "ssl"} & set(loaded) == set()
+
+
+@pytest.mark.parametrize(
+    "command", [("locks", "list"), ("db", "grants", "--role", "x"), ("completion", "bash")]
+)
+def test_a_command_that_reads_no_thread_loads_no_langgraph(command: tuple[str, ...]) -> None:
+    nowhere = "postgresql://x@127.0.0.1:1/x"
+    done = subprocess.run(
+        [sys.executable, "-c", A_COMMAND_AND_WHAT_IT_LOADED, *command],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "AIODURABLE_DSN": nowhere},
+    )
+    assert done.returncode == (Exit.OK if command[0] == "completion" else Exit.DATABASE), done
+    assert {"langchain_core", "langgraph"} & set(done.stderr.split()) == set()
 
 
 def every_command(
