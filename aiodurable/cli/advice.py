@@ -41,6 +41,7 @@ COMMANDS: Final[Mapping[str, str]] = MappingProxyType(
         'wait for it with on_busy="wait", or come back later': (
             "come back later, or end it with `aiodurable threads cancel THREAD`"
         ),
+        "; inside of that run, pass its config": "",
         'create with on_busy="enqueue"': "create with --on-busy enqueue",
         "pass replace=True": "pass --replace",
         "Durable(graphs=…)": "--app",

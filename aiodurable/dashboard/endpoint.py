@@ -9,6 +9,7 @@ from typing import cast
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
+from aiodurable.dashboard.advice import with_buttons
 from aiodurable.dashboard.authorization import Refused
 from aiodurable.dashboard.context import Context, Page, View
 from aiodurable.dashboard.live import Away, EventStream
@@ -105,7 +106,8 @@ async def _answer(context: Context, view: View, *, of_thread: bool) -> Page | Re
         status = next(
             (status for kind, status in _STATUS if isinstance(error, kind)), HTTPStatus.CONFLICT
         )
-        return Page("error.html", {"heading": _HEADINGS[status], "message": str(error)}, status)
+        message = with_buttons(str(error))
+        return Page("error.html", {"heading": _HEADINGS[status], "message": message}, status)
 
 
 def refused_page(refused: Refused) -> Page:

@@ -14,6 +14,7 @@ from typing import Any
 from aiodurable.dashboard.actions.act import Act, Confirmation, Form, Outcome
 from aiodurable.dashboard.actions.audited import audited
 from aiodurable.dashboard.actions.on_threads import cancelled, retried
+from aiodurable.dashboard.advice import with_buttons
 from aiodurable.dashboard.authorization import Action
 from aiodurable.dashboard.context import Context
 from aiodurable.dashboard.thread_query import filters_of
@@ -152,7 +153,7 @@ async def _each(
             try:
                 failed.update(await _one(context, right, recorded, deed, (thread_id, shown)))
             except AiodurableError as error:
-                failed[thread_id] = str(error)
+                failed[thread_id] = with_buttons(str(error))
             except Exception as error:  # a node's own: its text may have parts of a state
                 failed[thread_id] = f"it ended with {type(error).__name__}"
 
