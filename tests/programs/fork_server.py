@@ -13,6 +13,7 @@ import json
 import os
 import runpy
 import selectors
+import shutil
 import signal
 import socket
 import sys
@@ -117,3 +118,5 @@ if __name__ == "__main__":
     assert threading.active_count() == 1, "a fork has only the thread that forks"
     if (job := serve(sys.argv[1])) is not None:
         run(job)
+    else:
+        shutil.rmtree(Path(sys.argv[1]).parent)

@@ -10,7 +10,6 @@ read while a library is imported needs an interpreter of its own.
 from __future__ import annotations
 
 import asyncio
-import atexit
 import json
 import os
 import signal
@@ -26,7 +25,7 @@ from pathlib import Path
 from tests.programs import PROGRAMS
 
 _STARTING = threading.Lock()
-_servers: dict[int, Path] = {}
+_servers: dict[int, tuple[subprocess.Popen[bytes], Path]] = {}
 
 
 class Process(asyncio.Protocol):
@@ -147,11 +146,10 @@ async def _rest(stream: asyncio.StreamReader | None) -> bytes:
 
 
 def _server() -> Path:
-    """The socket of this process's server, which ends with this process."""
+    """The socket of this process's server, which ends and removes it once this process is gone."""
     with _STARTING:
         if os.getpid() not in _servers:
-            folder = tempfile.TemporaryDirectory(prefix="aiodurable-forks-")
-            path = Path(folder.name) / "socket"
+            path = Path(tempfile.mkdtemp(prefix="aiodurable-forks-")) / "socket"
             server = subprocess.Popen(
                 [sys.executable, str(PROGRAMS / "fork_server.py"), str(path)],
                 stdin=subprocess.PIPE,
@@ -161,8 +159,5 @@ def _server() -> Path:
             assert server.stdout is not None
             assert server.stdout.readline() == b"ready\n"
             server.stdout.close()
-            atexit.register(folder.cleanup)
-            atexit.register(server.wait)
-            atexit.register(server.stdin.close)
-            _servers[os.getpid()] = path
-        return _servers[os.getpid()]
+            _servers[os.getpid()] = server, path
+        return _servers[os.getpid()][1]
