@@ -22,9 +22,6 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-import asyncpg
-import psycopg
-from asyncpg.prepared_stmt import PreparedStatement
 from langgraph.types import Command
 
 from aiodurable import Durable, DurableRun, DurableSaver, ThreadStatus
@@ -34,6 +31,7 @@ from tests.support import loops
 from tests.support.effect_graphs import paying
 from tests.support.feature_graphs import FEATURES, answer_to
 from tests.support.graphs import asking, fan_out, four_nodes, four_tasks, nested, note, side_by_side
+from tests.support.sending import SENDS, text_of
 from tests.support.sleeping_graph import SIGNAL, sleeping
 from tests.support.waiting import wait_until
 
@@ -69,18 +67,15 @@ class Witness:
         self._stored: list[list[str]] = []
 
     def watch(self) -> None:
-        for kind in (asyncpg.Connection, PreparedStatement):
-            for method in ("execute", "fetch", "fetchrow", "fetchval"):
-                if hasattr(kind, method):
-                    setattr(kind, method, self._seen(getattr(kind, method)))
-        psycopg.AsyncCursor.execute = self._seen(psycopg.AsyncCursor.execute)
+        for kind, methods in SENDS.items():
+            for method in methods:
+                setattr(kind, method, self._seen(method, getattr(kind, method)))
         DurableSaver.aput = self._acknowledged(DurableSaver.aput)
         Write.succeed = self._committed(Write.succeed)
 
-    def _seen(self, original: Any) -> Any:
+    def _seen(self, method: str, original: Any) -> Any:
         async def statement(driver: Any, *args: Any, **kwargs: Any) -> Any:
-            text = driver.get_query() if isinstance(driver, PreparedStatement) else args[0]
-            text = text.decode() if isinstance(text, bytes) else str(text)
+            text = text_of(driver, method, args)
             counts = self._kills == "all" or WRITES.search(text)
             self._count += bool(counts)
             mine = self._count if counts else 0

@@ -22,6 +22,7 @@ from aiodurable.locks import Lease, PostgresLockManager
 from aiodurable.locks.acquire import Acquirer
 from aiodurable.locks.lease import Trust
 from aiodurable.locks.session import LockSession
+from aiodurable.locks.statements import LockStatements
 from aiodurable.locks.supervisor import SessionSupervisor
 from aiodurable.postgres.direct import DirectConnection
 from aiodurable.runs.lease import ThreadLease
@@ -69,6 +70,11 @@ def session_with(locks: PostgresLockManager, lease: Lease) -> LockSession:
 def connection_of(session: LockSession) -> asyncpg.Connection:
     """The connection of a lock session: what runs on it, runs behind the session's back."""
     return session.statements._connection
+
+
+def query_of(statements: LockStatements, name: str) -> str:
+    """The prepared statement of a lock session by its name."""
+    return statements._statements[name].get_query()
 
 
 def trust_of(lease: Lease) -> Trust:

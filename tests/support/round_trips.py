@@ -6,16 +6,9 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import asyncpg
-import psycopg
 import pytest
-from asyncpg.prepared_stmt import PreparedStatement
 
-_METHODS = {
-    asyncpg.Connection: ("execute", "fetch", "fetchrow", "fetchval"),
-    PreparedStatement: ("fetch", "fetchrow", "fetchval"),
-    psycopg.AsyncCursor: ("execute",),
-}
+from tests.support.sending import SENDS, text_of
 
 
 class Trips:
@@ -53,15 +46,17 @@ def round_trips(patch: pytest.MonkeyPatch) -> Iterator[Trips]:
     """The statements of this process, seen at both drivers."""
     trips = Trips()
 
-    def watched(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    def watched(
+        name: str, original: Callable[..., Awaitable[Any]]
+    ) -> Callable[..., Awaitable[Any]]:
         async def statement(driver: Any, *args: Any, **options: Any) -> Any:
-            text = driver.get_query() if isinstance(driver, PreparedStatement) else str(args[0])
+            text = text_of(driver, name, args)
             return await trips.watch(text, lambda: original(driver, *args, **options))
 
         return statement
 
     with patch.context() as here:
-        for kind, names in _METHODS.items():
+        for kind, names in SENDS.items():
             for name in names:
-                here.setattr(kind, name, watched(getattr(kind, name)))
+                here.setattr(kind, name, watched(name, getattr(kind, name)))
         yield trips
