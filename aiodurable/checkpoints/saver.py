@@ -369,9 +369,35 @@ class DurableSaver(AsyncPostgresSaver):
             session.awaits_writes
             and configurable.get(_DURABILITY) in _STEP_BY_STEP
             and _ABOUT_THE_TASK.isdisjoint(channels)
-            and _in_a_task_of_its_own()
+            and self._in_a_task_of_its_own()
         )
         return await self.writer.commit(session, dump, values, wait=wait)
+
+    def _in_a_task_of_its_own(self) -> bool:
+        """Whether the running call of `aput_writes` is a task, as LangGraph's loop makes it one and
+        goes on. `aupdate_state` awaits it, and its caller takes what returned for stored. So does
+        one that replaces the method, and it may wait for ours in a task (`asyncio.shield`).
+        """
+        task = asyncio.current_task()
+        return (
+            task is not None
+            and getattr(task.get_coro(), "cr_code", None) is _APUT_WRITES
+            and getattr(self.aput_writes, "__code__", None) is _APUT_WRITES
+        )
+
+    def put_writes(
+        self,
+        config: RunnableConfig,
+        writes: Sequence[tuple[str, Any]],
+        task_id: str,
+        task_path: str = "",
+    ) -> None:
+        """`aput_writes` for a caller in another OS thread; always returns after the commit."""
+
+        async def awaited() -> None:
+            await self.aput_writes(config, writes, task_id, task_path)
+
+        self._from_outside(awaited())
 
     def _session_of(self, configurable: Mapping[str, Any]) -> WriteSession | None:
         thread_id = configurable["thread_id"]
@@ -496,14 +522,6 @@ class DurableSaver(AsyncPostgresSaver):
                 " name and an `a` before it"
             )
         asyncio.run_coroutine_threadsafe(work, self.loop).result()
-
-
-def _in_a_task_of_its_own() -> bool:
-    """Whether the running call of `aput_writes` is a task, as LangGraph's loop makes it one and
-    goes on. `aupdate_state` awaits it, and its caller takes what returned for stored.
-    """
-    task = asyncio.current_task()
-    return task is not None and getattr(task.get_coro(), "cr_code", None) is _APUT_WRITES
 
 
 _APUT_WRITES = DurableSaver.aput_writes.__code__

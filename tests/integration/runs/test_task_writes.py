@@ -5,6 +5,8 @@ stored before anybody relies on it, or its error is raised.
 from __future__ import annotations
 
 import asyncio
+import copy
+import threading
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -14,7 +16,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.graph import START, StateGraph
 from langgraph.types import interrupt
 
-from aiodurable import Durable, ThreadStatus
+from aiodurable import Durable, DurableSaver, ThreadStatus
 from aiodurable.errors import AiodurableError
 from tests.support.graphs import INPUT, Gate, Story, four_nodes
 from tests.support.internals import services_of
@@ -168,27 +170,64 @@ async def test_the_lease_can_write_after_an_attempt_with_a_lost_write(
         await run.aupdate_state({"told": "by hand"})
 
 
-async def test_who_awaits_a_write_of_his_own_in_a_node_has_it_stored(
-    durable: Durable, connection: asyncpg.Connection
-) -> None:
-    saver = services_of(durable).checkpoints.get_checkpointer()
-    done = asyncio.Event()
+class Shielding(DurableSaver):
+    """Its call of our `aput_writes` is a task of its own, and it waits for it."""
 
-    async def write(config: RunnableConfig) -> None:
-        inside = {**config.get("configurable", {}), "checkpoint_ns": "", "checkpoint_id": "0"}
-        await saver.aput_writes(
-            {**config, "configurable": inside}, [("told", "it")], "id", "of my own"
-        )
-        done.set()
+    async def aput_writes(self, *args: Any, **kwargs: Any) -> None:
+        await asyncio.shield(super().aput_writes(*args, **kwargs))
 
+
+def of_its_own(config: RunnableConfig) -> tuple[Any, ...]:
+    """The arguments of a write of a node's own: LangGraph's loop knows nothing of it."""
+    inside = {**config.get("configurable", {}), "checkpoint_ns": "", "checkpoint_id": "0"}
+    return {**config, "configurable": inside}, [("told", "it")], "id", "of my own"
+
+
+def awaiting(saver: DurableSaver, done: threading.Event) -> Any:
     async def node(state: Story, config: RunnableConfig) -> dict[str, Any]:
-        await write(config)
+        await saver.aput_writes(*of_its_own(config))
+        done.set()
         return {"told": "once"}
 
+    return node
+
+
+def shielding(saver: DurableSaver, done: threading.Event) -> Any:
+    other = copy.copy(saver)
+    other.__class__ = Shielding
+    return awaiting(other, done)
+
+
+def wrapping(saver: DurableSaver, done: threading.Event) -> Any:
+    other, inner = copy.copy(saver), saver.aput_writes
+
+    async def traced(*args: Any, **kwargs: Any) -> None:
+        await asyncio.create_task(inner(*args, **kwargs))
+
+    vars(other)["aput_writes"] = vars(saver)["aput_writes"] = traced
+    return awaiting(other, done)
+
+
+def blocking(saver: DurableSaver, done: threading.Event) -> Any:
+    def node(state: Story, config: RunnableConfig) -> dict[str, Any]:
+        saver.put_writes(*of_its_own(config))
+        done.set()
+        return {"told": "once"}
+
+    return node
+
+
+@pytest.mark.parametrize("node", [awaiting, shielding, wrapping, blocking])
+async def test_who_waits_for_a_write_of_his_own_in_a_node_has_it_stored(
+    durable: Durable, connection: asyncpg.Connection, node: Any
+) -> None:
+    saver = services_of(durable).checkpoints.get_checkpointer()
+    done = threading.Event()
     await connection.execute(TRIGGER.format(task="of my own", does="waits"))
-    graph = StateGraph(Story).add_node("node", node).add_edge(START, "node")
+    graph = StateGraph(Story).add_node("node", node(saver, done)).add_edge(START, "node")
     task = asyncio.create_task(invoke(durable, graph))
     await wait_until(lambda: connection.fetchval(WAITING), what="the write")
+    await asyncio.wait({task}, timeout=0.2)  # for a call that has returned early
     assert not done.is_set()
     await connection.execute(UNLOCK)
     await within(30, task)
