@@ -174,10 +174,11 @@ class Write:
         rows: the rows.
         count, size: the number of rows, and of bytes, roughly.
         done: resolves after the commit; None: nobody waits for it, and a failure is the session's.
+        committed: whether it is.
         deadline: the monotonic time after which it is not retried.
     """
 
-    __slots__ = ("count", "deadline", "done", "fence", "rows", "session", "size")
+    __slots__ = ("committed", "count", "deadline", "done", "fence", "rows", "session", "size")
 
     def __init__(
         self,
@@ -190,6 +191,7 @@ class Write:
         self.fence = session.fence
         self.rows = rows
         self.done = done
+        self.committed = False
         self.deadline = deadline
         self.count = rows.count()
         self.size = rows.size()
@@ -210,14 +212,17 @@ class Write:
 
     def succeed(self) -> None:
         """Settle it as committed."""
+        self.committed = True
         if self.rows.consumes is not None and self.rows.consumes == self.session.unconsumed:
             self.session.unconsumed = None
         if self.done is not None and not self.done.done():
             self.done.set_result(None)
 
     def fail(self, error: AiodurableError) -> None:
-        """Settle it as failed."""
+        """Settle it as failed, unless it is settled."""
         if self.done is None:
+            if self.committed:
+                return
             self.session.failure = self.session.failure or error
         elif not self.done.done():
             self.done.set_exception(error)
