@@ -74,6 +74,7 @@ async def test_of_a_halved_batch_the_first_half_goes_first(
     fence, bad = await pool.new_fence("t"), refused(await pool.new_fence("u"))
     writes = [replacing(fence, "first"), replacing(fence, "last"), bad]
     await written_together(dsn, writes)
+    assert bad.done is not None
     assert isinstance(bad.done.exception(), ConfigurationError)
     assert await stored(db) == b"last"
 
