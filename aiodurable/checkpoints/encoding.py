@@ -173,58 +173,44 @@ class Write:
         fence: the fence of the session.
         rows: the rows.
         count, size: the number of rows, and of bytes, roughly.
-        done: resolves after the commit; None: nobody waits for it, and a failure is the session's.
-        committed: whether it is.
+        done: resolves after the commit.
         deadline: the monotonic time after which it is not retried.
     """
 
-    __slots__ = ("committed", "count", "deadline", "done", "fence", "rows", "session", "size")
+    __slots__ = ("count", "deadline", "done", "fence", "rows", "session", "size")
 
     def __init__(
-        self,
-        session: WriteSession,
-        rows: Rows,
-        done: asyncio.Future[None] | None,
-        deadline: float,
+        self, session: WriteSession, rows: Rows, done: asyncio.Future[None], deadline: float
     ) -> None:
         self.session = session
         self.fence = session.fence
         self.rows = rows
         self.done = done
-        self.committed = False
         self.deadline = deadline
         self.count = rows.count()
         self.size = rows.size()
 
     def wanted(self) -> bool:
-        """Whether it has to be sent: it is not settled, its caller has not gone, its fence is not
-        revoked, and every write of its session that nobody waited for was committed.
+        """Whether it has to be sent: it is not settled, its caller still waits, and its fence is
+        not revoked.
         """
-        if self.done is not None and self.done.done():
+        if self.done.done():
             return False
         if self.fence.revocation.revoked:
-            self.fail(self.fence.lost())
-            return False
-        if self.session.failure is not None:
-            self.fail(self.session.failure)
+            self.done.set_exception(self.fence.lost())
             return False
         return True
 
     def succeed(self) -> None:
         """Settle it as committed."""
-        self.committed = True
         if self.rows.consumes is not None and self.rows.consumes == self.session.unconsumed:
             self.session.unconsumed = None
-        if self.done is not None and not self.done.done():
+        if not self.done.done():
             self.done.set_result(None)
 
     def fail(self, error: AiodurableError) -> None:
-        """Settle it as failed, unless it is settled."""
-        if self.done is None:
-            if self.committed:
-                return
-            self.session.failure = self.session.failure or error
-        elif not self.done.done():
+        """Settle it as failed."""
+        if not self.done.done():
             self.done.set_exception(error)
 
 

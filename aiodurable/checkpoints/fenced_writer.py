@@ -43,9 +43,8 @@ class FencedWriter:
         values: Sequence[Any],
         *,
         hold: bool = False,
-        wait: bool = True,
     ) -> None:
-        """Encode rows, queue them, and return after their commit.
+        """Encode rows and return after their commit.
 
         Args:
             session: that of the thread's lease.
@@ -53,8 +52,6 @@ class FencedWriter:
             values: what it encodes: large ones are encoded in another OS thread.
             hold: hold them back for the next write of the session, unless they are large; then
                 this returns at once.
-            wait: False: return once they are queued. The session keeps an error of their commit
-                and raises it at its next write.
 
         Raises:
             LeaseLostError: the lease was lost; nothing was written.
@@ -97,7 +94,7 @@ class FencedWriter:
             write = Write(
                 session,
                 rows,
-                self._loop.create_future() if wait else None,
+                self._loop.create_future(),
                 time.monotonic() + self._committer.retry_for_s,
             )
             if write.size > MOST_BYTES:
@@ -106,8 +103,7 @@ class FencedWriter:
         finally:
             if in_turn:
                 backlog.leave()
-        if write.done is not None:
-            await write.done
+        await write.done
 
     async def flush(self, session: WriteSession) -> None:
         """Store the checkpoint that was held back for a write that did not come. Raises what

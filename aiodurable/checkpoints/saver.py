@@ -69,16 +69,9 @@ _ABOUT_THE_TASK = frozenset((ERROR, "__error_source_node__", INTERRUPT, RESUME))
 """LangGraph's `CONTROL_WRITES`: the channels of a task's state, not of its output."""
 
 
-_DURABILITY = "__pregel_durability"
-"""Where LangGraph's loop has its option in `config["configurable"]`."""
-
-_STEP_BY_STEP = ("sync", "async")
-"""The durabilities with a checkpoint after each step."""
-
-
 def _with_its_signature(method: _MethodT) -> _MethodT:
     """Keep a method's signature with it. LangGraph asks for that of `aput_writes` whenever it runs
-    a graph or subgraph, and `inspect` takes some fifty calls to find it out.
+    a graph or subgraph, and `inspect` takes a hundred calls to find it out.
     """
     vars(method)["__signature__"] = inspect.signature(method)
     return method
@@ -330,12 +323,7 @@ class DurableSaver(AsyncPostgresSaver):
         task_id: str,
         task_path: str = "",
     ) -> None:
-        """Store the writes of a task. Raises what `aput` raises.
-
-        Returns after the commit; in an attempt, where nobody needs to know of it before the next
-        checkpoint, as soon as they are queued. Then an error of the commit is raised by the next
-        write, or by the attempt.
-        """
+        """Store the writes of a task. Returns after the commit. Raises what `aput` raises."""
         configurable = _configurable(config)
         session = self._session_of(configurable)
         if session is None:
@@ -365,39 +353,7 @@ class DurableSaver(AsyncPostgresSaver):
             )
             return Rows(writes=rows, replace=WRITES_IDX_MAP.keys() >= set(channels))
 
-        wait = not (
-            session.awaits_writes
-            and configurable.get(_DURABILITY) in _STEP_BY_STEP
-            and _ABOUT_THE_TASK.isdisjoint(channels)
-            and self._in_a_task_of_its_own()
-        )
-        return await self.writer.commit(session, dump, values, wait=wait)
-
-    def _in_a_task_of_its_own(self) -> bool:
-        """Whether the running call of `aput_writes` is a task, as LangGraph's loop makes it one and
-        goes on. `aupdate_state` awaits it, and its caller takes what returned for stored. So does
-        one that replaces the method, and it may wait for ours in a task (`asyncio.shield`).
-        """
-        task = asyncio.current_task()
-        return (
-            task is not None
-            and getattr(task.get_coro(), "cr_code", None) is _APUT_WRITES
-            and getattr(self.aput_writes, "__code__", None) is _APUT_WRITES
-        )
-
-    def put_writes(
-        self,
-        config: RunnableConfig,
-        writes: Sequence[tuple[str, Any]],
-        task_id: str,
-        task_path: str = "",
-    ) -> None:
-        """`aput_writes` for a caller in another OS thread; always returns after the commit."""
-
-        async def awaited() -> None:
-            await self.aput_writes(config, writes, task_id, task_path)
-
-        self._from_outside(awaited())
+        return await self.writer.commit(session, dump, values)
 
     def _session_of(self, configurable: Mapping[str, Any]) -> WriteSession | None:
         thread_id = configurable["thread_id"]
@@ -522,9 +478,6 @@ class DurableSaver(AsyncPostgresSaver):
                 " name and an `a` before it"
             )
         asyncio.run_coroutine_threadsafe(work, self.loop).result()
-
-
-_APUT_WRITES = DurableSaver.aput_writes.__code__
 
 
 def _configurable(config: RunnableConfig) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from langchain_core.runnables import RunnableConfig
 
 from aiodurable.checkpoints.fences import Fence
 from aiodurable.checkpoints.history import History, Mark
-from aiodurable.errors import AiodurableError, HistoryLostError, LeaseLostError
+from aiodurable.errors import HistoryLostError, LeaseLostError
 from aiodurable.postgres.direct import Origin
 
 if TYPE_CHECKING:
@@ -78,19 +78,14 @@ class WriteSession:
             such a checkpoint may be one in the middle of the run, or there is no run.
         completed: the end of that run, if its last checkpoint has recorded it.
         closed: its attempt is over before its graph is: what that still writes is refused.
-        awaits_writes: the attempt waits at its end for all that was written through it: a task's
-            writes may return before their commit.
-        failure: why such writes were not committed. Nothing is written after them.
     """
 
     __slots__ = (
         "_smooth",
-        "awaits_writes",
         "blank",
         "closed",
         "completed",
         "completes",
-        "failure",
         "fence",
         "finished",
         "head",
@@ -114,15 +109,11 @@ class WriteSession:
         self.completes: str | None = None
         self.completed: Completed | None = None
         self.closed = False
-        self.awaits_writes = False
-        self.failure: AiodurableError | None = None
         self._smooth: dict[str, str] = {}
 
     def check(self) -> None:
-        """Raise `LeaseLostError` if nothing may be written through it any more, and `failure`."""
+        """Raise `LeaseLostError` if nothing may be written through it any more."""
         self.fence.check()
-        if self.failure is not None:
-            raise self.failure
         if self.closed:
             raise LeaseLostError(
                 f"cannot write thread {self.thread_id!r}: the attempt that writes is over, because"
@@ -154,17 +145,15 @@ class WriteSession:
         blank: bool,
         holds_input: bool = False,
         completes: str | None = None,
-        awaits_writes: bool = False,
     ) -> WriteSession:
         """The session of the next attempt under the same fence.
 
         Args:
-            unconsumed, blank, holds_input, completes, awaits_writes: see the class.
+            unconsumed, blank, holds_input, completes: see the class.
         """
         session = WriteSession(self.fence, self.history)
         session.unconsumed, session.blank, session.head = unconsumed, blank, self.head
         session.holds_input, session.completes = holds_input, completes
-        session.awaits_writes = awaits_writes
         return session
 
     def acknowledge(self, run_id: str, origin: Origin | None, sent: float) -> None:

@@ -16,12 +16,7 @@ from langgraph.runtime import RunControl
 from langgraph.types import Command
 
 from aiodurable.checkpoints.write_session import Finished
-from aiodurable.errors import (
-    AiodurableError,
-    ClosedError,
-    LeaseLostError,
-    PostgresUnavailableError,
-)
+from aiodurable.errors import ClosedError, LeaseLostError, PostgresUnavailableError
 from aiodurable.events import AttemptEnded, AttemptStarted, emit
 from aiodurable.models import PauseReason, RunRecord, RunStatus, ThreadStatus, WorkflowCheckpoint
 from aiodurable.runs.accepted import Loaded
@@ -105,7 +100,6 @@ class Attempt:
                 blank=blank,
                 holds_input=graph.starts_without_code,
                 completes=record.run_id if graph.tells_its_end else None,
-                awaits_writes=True,
             )
         )
         if services.observers:
@@ -153,17 +147,6 @@ class Attempt:
         if given is not None:
             self.input = given
 
-    async def written(self) -> None:
-        """Wait until all that its graph has written is committed: the graph has ended. Raises the
-        error of what was not.
-        """
-        session = self._session
-        await self._services.checkpoints.get_checkpointer().writer.settle(session)
-        session.awaits_writes = False
-        failure, session.failure = session.failure, None
-        if failure is not None:
-            raise failure
-
     def recorded(self) -> WorkflowCheckpoint | None:
         """The thread, if the commit of the run's last checkpoint has recorded its end too, and is
         certainly there: then `close` would wait for nothing.
@@ -204,9 +187,6 @@ class Attempt:
             await self._services.checkpoints.get_checkpointer().writer.flush(self._session)
         if isinstance(error, asyncio.CancelledError | GeneratorExit):
             await self._stop_writing()
-        elif error is not None:
-            with suppress(AiodurableError):  # the graph's own error stands
-                await self.written()
         finished = self._session.finished
         refused = error is not None and (
             is_invalid_resume(error) or isinstance(error, UnknownInterruptError)

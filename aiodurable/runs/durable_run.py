@@ -246,7 +246,6 @@ class DurableRun(HeldThread, Generic[InputT, OutputT, ContextT]):
                 except BaseException:
                     await cancelling.ended()  # it may be closing the stream
                     raise
-            await attempt.written()
 
     async def answer(self, value: Any, **options: Unpack[CallOptions]) -> OutputT:
         """Answer the open question of an interrupted thread and go on.

@@ -7,7 +7,7 @@ A call passes `_begin`, which starts or resumes an attempt (or finds a stored re
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import suppress
 from typing import Any
 
@@ -276,12 +276,10 @@ class HeldThread:
         fresh, self._fresh_id = self._fresh_id, None
         return fresh or new_run_id()
 
-    async def _invoke(self, attempt: Attempt, call: Call) -> Any:
-        result = await attempt.graph.pregel.ainvoke(
+    def _invoke(self, attempt: Attempt, call: Call) -> Awaitable[Any]:
+        return attempt.graph.pregel.ainvoke(
             attempt.input, self._config_for(attempt, call), **options_of(attempt, call)
         )
-        await attempt.written()
-        return result
 
     def _config_for(self, attempt: Attempt, call: Call) -> RunnableConfig:
         addressed = self._configs.addressed(merged(attempt.config, call.config), attempt.run_id)
