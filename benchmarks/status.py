@@ -33,10 +33,10 @@ from psycopg.conninfo import make_conninfo
 from aiodurable import Durable
 from aiodurable.dsn import parse_dsn
 from aiodurable.embedded import embedded_postgres
+from aiodurable.models import PRUNE_DUTY_CYCLE
 from aiodurable.postgres import schema
 from aiodurable.threads import NEEDS_ATTENTION
 from aiodurable.threads.filters import StatusName
-from aiodurable.threads.prune_options import DUTY_CYCLE
 
 from .chart import Bar, Group, bar_chart
 from .crowd import ends, graph, make, thread_name
@@ -439,7 +439,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--seconds", type=float, default=30.0, help="of each of its turns, at most"
     )
     options.add_argument(
-        "--duty-cycle", type=float, default=DUTY_CYCLE, help="the part of the time it prunes"
+        "--duty-cycle", type=float, default=PRUNE_DUTY_CYCLE, help="the part of the time it prunes"
     )
     asyncio.run(run(options.parse_args(argv)))
 

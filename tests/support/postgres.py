@@ -44,15 +44,21 @@ class Server:
         options = {**conninfo_to_dict(self.url), "dbname": name}
         return "postgresql://?" + urlencode(options, quote_via=quote)
 
+    def execute(self, statement: sql.Composed) -> None:
+        """On one connection: a new one for each database that is made and dropped costs as much as
+        half of that. A test may have ended it.
+        """
+        try:
+            self._admin.execute(statement)
+        except psycopg.OperationalError:
+            if not self._admin.closed:
+                raise
+            del self._admin
+            self._admin.execute(statement)
+
     @cached_property
     def _admin(self) -> psycopg.Connection[Any]:
         return psycopg.connect(self.url, autocommit=True)
-
-    def execute(self, statement: sql.Composed) -> None:
-        """On one connection: a new one for each database that is made and dropped costs as much as
-        half of that.
-        """
-        self._admin.execute(statement)
 
     def close(self) -> None:
         self._admin.close()

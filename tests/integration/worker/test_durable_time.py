@@ -390,14 +390,14 @@ async def test_a_signal_is_sent_once_though_the_answer_to_its_statement_was_lost
     durable: Durable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from aiodurable.postgres.direct import DirectConnection
-    from aiodurable.runs.signals import _SQL  # type: ignore[attr-defined]
+    from aiodurable.runs.signals import _OWN_SEND  # type: ignore[attr-defined]
 
     fetch, lost = DirectConnection.fetch, 0
 
     async def loses(connection: DirectConnection, query: str, *args: Any) -> Any:
         nonlocal lost
         rows = await fetch(connection, query, *args)
-        if query == _SQL["send"] and not lost:
+        if query == _OWN_SEND and not lost:
             lost += 1
             connection.drop()
             raise ConnectionResetError
