@@ -23,6 +23,7 @@ import asyncpg
 from asyncpg.prepared_stmt import PreparedStatement
 
 from aiodurable.checkpoints.encoding import COMMITS
+from aiodurable.locks.statements import LockStatements
 from aiodurable.postgres.sql import load
 from aiodurable.postgres.text_columns import over_texts
 from aiodurable.runs.ledger_writes import END
@@ -93,10 +94,13 @@ def _statements() -> Iterator[list[tuple[str, float, float]]]:
     """
     asked: list[tuple[str, float, float]] = []
 
-    def seen(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    def seen(method: str, original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         @functools.wraps(original)
         async def statement(driver: Any, *args: Any, **kwargs: Any) -> Any:
-            text: str = driver.get_query() if isinstance(driver, PreparedStatement) else args[0]
+            one = driver
+            if isinstance(driver, LockStatements):  # a lone lock goes past asyncpg's methods
+                one = driver._statements[method]  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+            text: str = one.get_query() if isinstance(one, PreparedStatement) else args[0]
             sent = time.perf_counter()
             try:
                 return await original(driver, *args, **kwargs)
@@ -112,9 +116,10 @@ def _statements() -> Iterator[list[tuple[str, float, float]]]:
         for kind in (asyncpg.Connection, PreparedStatement)
         for name in ("fetch", "fetchrow", "fetchval")
     ]
+    doors += [(LockStatements, "acquire"), (LockStatements, "release")]
     originals = [getattr(kind, name) for kind, name in doors]
     for (kind, name), original in zip(doors, originals, strict=True):
-        setattr(kind, name, seen(original))
+        setattr(kind, name, seen(name, original))
     try:
         yield asked
     finally:
