@@ -6,10 +6,11 @@ that a message may name stands here with its command.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
+
+from aiodurable.advice import advising
 
 __all__ = ["COMMANDS", "with_commands"]
 
@@ -52,10 +53,5 @@ COMMANDS: Final[Mapping[str, str]] = MappingProxyType(
 )
 """The commands or options by what the library's messages have in their place."""
 
-# the longest first: some begin with others
-_CALL: Final = re.compile("|".join(map(re.escape, sorted(COMMANDS, key=len, reverse=True))))
-
-
-def with_commands(message: str) -> str:
-    """A message of the library for a person at the command line."""
-    return _CALL.sub(lambda found: COMMANDS[found[0]], message)
+with_commands: Final = advising(COMMANDS)
+"""A message of the library for a person at the command line."""

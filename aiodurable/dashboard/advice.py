@@ -6,10 +6,11 @@ button or the page that does it; `aiodurable.cli.advice` has the same for the co
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
+
+from aiodurable.advice import advising
 
 __all__ = ["BUTTONS", "with_buttons"]
 
@@ -43,10 +44,5 @@ BUTTONS: Final[Mapping[str, str]] = MappingProxyType(
 )
 """The words of the pages by what the library's messages have in their place."""
 
-# the longest first: some begin with others
-_CALL: Final = re.compile("|".join(map(re.escape, sorted(BUTTONS, key=len, reverse=True))))
-
-
-def with_buttons(message: str) -> str:
-    """A message of the library for a person at a page."""
-    return _CALL.sub(lambda found: BUTTONS[found[0]], message)
+with_buttons: Final = advising(BUTTONS)
+"""A message of the library for a person at a page."""
