@@ -49,6 +49,15 @@ def test_a_graph_with_more_edges_than_a_browser_lays_out_is_not_drawn() -> None:
     assert (drawn.nodes, drawn.edges) == ((), ())
 
 
+def states_of(page: str) -> dict[str, str]:
+    """The states of the nodes that a page draws, by their ids."""
+    (data,) = re.findall(r'data-graph="([^"]*)"', page)
+    nodes = json.loads(unescape(data))["nodes"]
+    states = {node["id"]: node["state"] for node in nodes}
+    assert len(states) == len(nodes)
+    return states
+
+
 def nested(last: Any) -> Any:
     """A graph with a subgraph in a subgraph, whose last node is given."""
     inner = StateGraph(State).add_node("search", done).add_node("rank", last)
@@ -83,18 +92,13 @@ async def test_the_nodes_of_opened_subgraphs_stand_as_they_do(
                 await run.ainvoke({"text": ""})
         client = opened(of=durable)
         page = (await client.get("/thread?id=t&open=research,research:look")).text
-        (data,) = re.findall(r'data-graph="([^"]*)"', page)
-        states = {node["id"]: node["state"] for node in json.loads(unescape(data))["nodes"]}
+        states = states_of(page)
         assert states["research:plan"] == "done"
         assert states["research:look:search"] == "done"
         assert states["research:look:rank"] == state
         assert states["research:write"] == "idle"
         closed = (await client.get("/thread?id=t")).text
-        (data,) = re.findall(r'data-graph="([^"]*)"', closed)
-        (research,) = (
-            node for node in json.loads(unescape(data))["nodes"] if node["id"] == "research"
-        )
-        assert research["state"] == state
+        assert states_of(closed)["research"] == state
 
 
 async def test_a_checkpoint_of_a_subgraph_is_read_once(
@@ -135,8 +139,7 @@ async def test_a_thread_whose_subgraphs_ran_thousands_of_times_shows_those_under
                 " WHERE checkpoint_ns = '' AND metadata ->> 'source' = 'input'"
             )
         page = await opened(of=durable).get("/thread?id=t&open=research,research:look")
-    (data,) = re.findall(r'data-graph="([^"]*)"', page.text)
-    states = {node["id"]: node["state"] for node in json.loads(unescape(data))["nodes"]}
+    states = states_of(page.text)
     assert states["research:plan"] == "done"
     assert states["research:look:rank"] == "waiting"
 
@@ -159,7 +162,6 @@ async def test_a_damaged_checkpoint_of_a_subgraph_says_nothing(
             )
         page = await opened(of=durable).get("/thread?id=t&open=research,research:look")
     assert page.status_code == 200
-    (data,) = re.findall(r'data-graph="([^"]*)"', page.text)
-    states = {node["id"]: node["state"] for node in json.loads(unescape(data))["nodes"]}
+    states = states_of(page.text)
     assert states["research:plan"] == "idle"
     assert states["research:look:search"] == "done"

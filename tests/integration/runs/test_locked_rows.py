@@ -245,12 +245,18 @@ async def test_a_row_that_stays_locked_is_given_up_and_the_error_says_so(
 ) -> None:
     monkeypatch.setattr(locked_rows, "PATIENCE_S", 0.3)
     run_id = await end(ended, ledger, "locked", ACTS[act])
+    locking = "SELECT FROM aiodurable_runs FOR UPDATE"
+    await is_given_up(dsn, locking, lambda: act(ended, "locked", run_id))
+
+
+async def is_given_up(dsn: str, locking: str, act: Callable[[], Awaitable[None]]) -> None:
+    """While another session's transaction has locked rows, `act` fails and says what to look for."""
     connection = await asyncpg.connect(dsn)
     try:
         async with connection.transaction():
-            await connection.execute("SELECT FROM aiodurable_runs FOR UPDATE")
+            await connection.execute(locking)
             with pytest.raises(LockTimeoutError, match="idle in a transaction"):
-                await within(15, act(ended, "locked", run_id), what="the error")
+                await within(15, act(), what="the error")
     finally:
         await connection.close()
 
@@ -272,16 +278,9 @@ async def test_a_thread_of_which_a_row_stays_locked_is_left_as_it_is(
 ) -> None:
     monkeypatch.setattr(locked_rows, "PATIENCE_S", 0.3)
     run_id = await end(ended, ledger, "locked", "failed")
-    connection = await asyncpg.connect(dsn)
-    try:
-        async with connection.transaction():
-            await connection.execute(HISTORY[act])
-            with pytest.raises(LockTimeoutError, match="idle in a transaction"):
-                await within(15, act(ended, "locked", run_id), what="the error")
-        assert (await ended.threads.status("locked")).step == 0
-        await within(15, act(ended, "locked", run_id), what="the same, once nothing is locked")
-    finally:
-        await connection.close()
+    await is_given_up(dsn, HISTORY[act], lambda: act(ended, "locked", run_id))
+    assert (await ended.threads.status("locked")).step == 0
+    await within(15, act(ended, "locked", run_id), what="the same, once nothing is locked")
 
 
 async def end(durable: Durable, ledger: Ledger, thread_id: str, how: str) -> str:
