@@ -71,7 +71,7 @@ _ABOUT_THE_TASK = frozenset((ERROR, "__error_source_node__", INTERRUPT, RESUME))
 
 def _with_its_signature(method: _MethodT) -> _MethodT:
     """Keep a method's signature with it. LangGraph asks for that of `aput_writes` whenever it runs
-    a graph or subgraph, and `inspect` takes a hundred calls to find it out.
+    a graph or subgraph, and `inspect` takes some fifty calls to find it out.
     """
     vars(method)["__signature__"] = inspect.signature(method)
     return method
