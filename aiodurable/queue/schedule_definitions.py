@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from aiodurable.errors import InvalidArgumentError
+from aiodurable.postgres.locked_rows import patiently
 from aiodurable.queue.new_run import check_seconds
 from aiodurable.queue.schedule_records import SQL, Schedule, schedule_of, timetable_of
 from aiodurable.queue.slots import Timetable, due_at
 from aiodurable.runs.services import Services
 from aiodurable.thread_id import is_storable
 
-__all__ = ["Definition", "check_note", "duration", "first_after", "most_failures", "write"]
+__all__ = [
+    "Definition",
+    "changing",
+    "check_note",
+    "duration",
+    "first_after",
+    "most_failures",
+    "write",
+]
+
+T = TypeVar("T")
 
 _MOST_FAILURES: Final = 100
 _LONGEST_NOTE: Final = 2000
@@ -69,41 +80,59 @@ async def write(services: Services, definition: Definition, *, replace: bool) ->
     Raises:
         InvalidArgumentError: it has another definition, and is not to be replaced; or no slot is
             left.
+        LockTimeoutError: see `changing`.
     """
-    schedule_id = definition.schedule_id
     while True:
-        async with services.checkpoints.database.transaction() as fetch:
-            rows = await fetch(SQL["lock"], schedule_id, None)
-            if rows:
-                differs = await _difference(services, rows[0], definition)
-                if differs is None:
-                    return schedule_of(rows[0])
-                if not replace:
-                    raise InvalidArgumentError(
-                        f"cannot create schedule {schedule_id!r}: there is one of this id with"
-                        f" another {differs}; pass replace=True to change it",
-                        argument=differs,
-                    )
-            now = (rows or await fetch(SQL["clock"], None))[0]["now"]
-            fired = rows[0]["last_slot_at"] if rows else None
-            anchored = definition._replace(
-                anchor_at=definition.starts_at or now.replace(microsecond=0)
-            )
-            timetable = timetable_of(anchored._asdict())
-            slot, due = await first_after(
-                schedule_id, timetable, max(now, fired or now), definition.jitter_s
-            )
-            if slot is None:
-                raise InvalidArgumentError(
-                    f"cannot create schedule {schedule_id!r}: it has no slot after now; choose a"
-                    " later moment",
-                    argument="at" if definition.once_at is not None else "ends_at",
-                )
-            new = anchored._replace(next_slot_at=slot, next_at=due)
-            written = await fetch(SQL["replace" if rows else "insert"], *new)
-            if written:
-                return schedule_of(written[0])
+        written = await changing(
+            lambda: _write(services, definition, replace=replace), "create", definition.schedule_id
+        )
+        if written is not None:
+            return written
         # Another process created it since: compare with that one.
+
+
+async def _write(services: Services, definition: Definition, *, replace: bool) -> Schedule | None:
+    """Do as `write`, in one transaction; None: another one created it since this one looked."""
+    schedule_id = definition.schedule_id
+    async with services.checkpoints.database.transaction() as fetch:
+        rows = await fetch(SQL["lock"], schedule_id, None)
+        if rows:
+            differs = await _difference(services, rows[0], definition)
+            if differs is None:
+                return schedule_of(rows[0])
+            if not replace:
+                raise InvalidArgumentError(
+                    f"cannot create schedule {schedule_id!r}: there is one of this id with"
+                    f" another {differs}; pass replace=True to change it",
+                    argument=differs,
+                )
+        now = (rows or await fetch(SQL["clock"], None))[0]["now"]
+        fired = rows[0]["last_slot_at"] if rows else None
+        anchored = definition._replace(anchor_at=definition.starts_at or now.replace(microsecond=0))
+        timetable = timetable_of(anchored._asdict())
+        slot, due = await first_after(
+            schedule_id, timetable, max(now, fired or now), definition.jitter_s
+        )
+        if slot is None:
+            raise InvalidArgumentError(
+                f"cannot create schedule {schedule_id!r}: it has no slot after now; choose a"
+                " later moment",
+                argument="at" if definition.once_at is not None else "ends_at",
+            )
+        new = anchored._replace(next_slot_at=slot, next_at=due)
+        written = await fetch(SQL["replace" if rows else "insert"], *new)
+    return schedule_of(written[0]) if written else None
+
+
+async def changing(write: Callable[[], Awaitable[T]], verb: str, schedule_id: str) -> T:
+    """Send what changes the row of a schedule, which another transaction may have locked.
+
+    Raises:
+        LockTimeoutError: it stayed locked for 10 seconds; nothing was written.
+    """
+    return await patiently(
+        write, f"{verb} schedule {schedule_id!r}", None, row="the schedule's row, or creates it"
+    )
 
 
 async def first_after(

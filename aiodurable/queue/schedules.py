@@ -23,6 +23,7 @@ from aiodurable.queue.records import SQL as RUNS
 from aiodurable.queue.records import queued_record
 from aiodurable.queue.schedule_definitions import (
     Definition,
+    changing,
     check_note,
     duration,
     first_after,
@@ -119,6 +120,7 @@ class Schedules:
             TypeError: an option is none of these.
             InvalidArgumentError: an argument cannot be used, no slot is left, or there is a
                 schedule of this id with another definition; nothing was written.
+            LockTimeoutError: as `pause`; or another one created the schedule and stayed open.
             GraphNotRegisteredError: this `Durable` has graphs, and none of that name.
         """
         check_name("schedule_id", schedule_id)
@@ -206,16 +208,25 @@ class Schedules:
         Args:
             schedule_id: the schedule.
             note: why, for those who read it.
+
+        Raises:
+            LockTimeoutError: another transaction kept the schedule's row locked for 10 seconds.
         """
         check_name("schedule_id", schedule_id)
         check_note(note)
-        rows = await self._opened().checkpoints.database.fetch(SQL["pause"], schedule_id, note)
+        fetch = self._opened().checkpoints.database.fetch
+        rows = await changing(lambda: fetch(SQL["pause"], schedule_id, note), "pause", schedule_id)
         return _only(rows, schedule_id)
 
     async def resume(self, schedule_id: str, *, note: str | None = None) -> Schedule:
-        """Fire again, from the first slot after now: those of the pause are not made up for."""
+        """Fire again, from the first slot after now: those of the pause are not made up for. Raises
+        as `pause`.
+        """
         check_name("schedule_id", schedule_id)
         check_note(note)
+        return await changing(lambda: self._resume(schedule_id, note), "resume", schedule_id)
+
+    async def _resume(self, schedule_id: str, note: str | None) -> Schedule:
         async with self._opened().checkpoints.database.transaction() as fetch:
             rows = await fetch(SQL["lock"], schedule_id, None)
             found = _only(rows, schedule_id)
@@ -332,9 +343,10 @@ class Schedules:
         )
 
     async def delete(self, schedule_id: str) -> None:
-        """Remove the schedule. Its runs stay, and go on."""
+        """Remove the schedule. Its runs stay, and go on. Raises as `pause`."""
         check_name("schedule_id", schedule_id)
-        rows = await self._opened().checkpoints.database.fetch(SQL["delete"], schedule_id)
+        fetch = self._opened().checkpoints.database.fetch
+        rows = await changing(lambda: fetch(SQL["delete"], schedule_id), "delete", schedule_id)
         if not rows:
             raise no_schedule(schedule_id)
 

@@ -28,7 +28,8 @@ SELECT coalesce(:now::timestamptz, pg_catalog.now()) AS now
 -- params: config_type, config, on_busy, queue, priority, fairness_key, concurrency_key
 -- params: max_attempts, retry_policy, timeout_s, start_timeout_s, metadata, summary
 -- params: pause_on_failure, next_slot_at, next_at
--- aiodurable_schedules_pkey.
+-- aiodurable_schedules_pkey. Comes after lock, whose short wait is the whole transaction's: for one
+-- that creates this schedule at the same time.
 INSERT INTO aiodurable_schedules AS s (
     schedule_id, graph, thread_id, cron, time_zone, every_s, once_at, anchor_at, starts_at, ends_at,
     jitter_s, catch_up_s, catch_up_all, input_type, input, context_type, context, config_type,
@@ -85,6 +86,7 @@ WHERE s.schedule_id = :schedule_id
 -- params: schedule_id, now
 -- aiodurable_schedules_pkey. The same, and nobody fires or changes it meanwhile.
 -- include: whole
+-- include: runs.short_wait
 FOR UPDATE OF s
 
 -- name: page
@@ -106,6 +108,7 @@ UPDATE aiodurable_schedules s
 SET paused_at = coalesce(s.paused_at, pg_catalog.now()), note = :note::text,
     updated_at = pg_catalog.now()
 WHERE s.schedule_id = :schedule_id
+-- include: runs.short_wait
 RETURNING
 -- include: record
 
@@ -124,6 +127,7 @@ RETURNING
 -- aiodurable_schedules_pkey. Its runs stay.
 DELETE FROM aiodurable_schedules s
 WHERE s.schedule_id = :schedule_id
+-- include: runs.short_wait
 RETURNING s.schedule_id
 
 -- name: next_due

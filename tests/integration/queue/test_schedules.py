@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import asyncpg
 import pytest
 
 from aiodurable import Durable, RetryPolicy, Schedule, ScheduleNotFoundError
 from aiodurable.errors import (
     GraphNotRegisteredError,
     InvalidArgumentError,
+    LockTimeoutError,
     RunInProgressError,
 )
 from aiodurable.models import RunStatus
+from aiodurable.postgres import locked_rows
 from aiodurable.queue.slots import slot_run_id
 from tests.support.scenario_graphs import chain, ok
+from tests.support.waiting import wait_until, within
 
 INPUT: dict[str, Any] = {"xs": []}
 HOUR = timedelta(hours=1)
@@ -298,3 +303,60 @@ async def test_an_option_that_only_a_single_run_has_or_none_is_refused(
 ) -> None:
     with pytest.raises(TypeError, match=f"unexpected keyword argument '{option}'"):
         await durable.schedules.create("s", "chain", INPUT, every=60, **{option: "x"})
+
+
+CHANGES: dict[str, Callable[[Durable], Awaitable[Any]]] = {
+    "create": lambda durable: created(durable, thread_id="another", replace=True),
+    "pause": lambda durable: durable.schedules.pause("s"),
+    "resume": lambda durable: durable.schedules.resume("s"),
+    "delete": lambda durable: durable.schedules.delete("s"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=list(CHANGES))
+async def test_a_schedule_whose_row_stays_locked_is_left_as_it_is(
+    durable: Durable,
+    db: asyncpg.Connection,
+    change: Callable[[Durable], Awaitable[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(locked_rows, "PATIENCE_S", 0.3)
+    was = await created(durable)
+    async with db.transaction():
+        await db.execute("SELECT FROM aiodurable_schedules FOR UPDATE")
+        with pytest.raises(LockTimeoutError, match="schedule's row.*idle in a transaction"):
+            await within(15, change(durable), what="the error")
+        assert await durable.schedules.get("s") == was
+
+
+async def test_a_schedule_that_another_transaction_creates_is_not_waited_for_without_end(
+    durable: Durable, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locked_rows, "PATIENCE_S", 0.3)
+    await created(durable)
+    columns = await db.fetchval(
+        "SELECT string_agg(attname, ', ') FROM pg_attribute"
+        " WHERE attrelid = 'aiodurable_schedules'::regclass AND attnum > 0 AND NOT attisdropped"
+    )
+    async with db.transaction():
+        await db.execute(
+            f"WITH moved AS (DELETE FROM aiodurable_schedules RETURNING {columns})"
+            f" INSERT INTO aiodurable_schedules ({columns}) SELECT"
+            f" {columns.replace('schedule_id', repr('new') + ' AS schedule_id')} FROM moved"
+        )
+        with pytest.raises(LockTimeoutError, match="create schedule 'new'"):
+            await within(15, created(durable, "new"), what="the error")
+
+
+async def test_a_change_comes_once_the_row_of_its_schedule_is_free(
+    durable: Durable, db: asyncpg.Connection
+) -> None:
+    await created(durable)
+    async with db.transaction():
+        await db.execute("SELECT FROM aiodurable_schedules FOR UPDATE")
+        pausing = asyncio.create_task(durable.schedules.pause("s"))
+        await wait_until(
+            lambda: db.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"),
+            what="the wait for the row",
+        )
+    assert (await within(15, pausing, what="the pause")).paused
