@@ -121,7 +121,7 @@ class AsyncCheckpointerPool:
         )
         self._opening = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._writer: GroupCommitter | None = None
+        self._committer: GroupCommitter | None = None
         self._threads: ThreadPoolExecutor | None = None
         self._saver: DurableSaver | None = None
 
@@ -172,20 +172,20 @@ class AsyncCheckpointerPool:
                 await run_to_completion(self.database.aclose(self._settings.close_timeout_s))
                 raise
             self._loop = asyncio.get_running_loop()
-            self._writer = GroupCommitter(
+            self._committer = GroupCommitter(
                 self._direct_dsn,
                 connections=self._writers,
                 connect_timeout_s=self._settings.connect_timeout_s,
                 leased=self.sessions.__len__,
                 observers=self._observers,
             )
-            self._writer.open()
+            self._committer.open()
             self._threads = ThreadPoolExecutor(
                 _SERIALISERS, thread_name_prefix="aiodurable serialise"
             )
             self._saver = DurableSaver(
                 self.database,
-                self._writer,
+                self._committer,
                 self.sessions,
                 self.maintenance,
                 threads=self._threads,
@@ -216,14 +216,14 @@ class AsyncCheckpointerPool:
         """Commit the queued writes and close all connections, within the `close_timeout_s` of the
         settings. Idempotent.
         """
-        writer, self._writer = self._writer, None
+        committer, self._committer = self._committer, None
         threads, self._threads = self._threads, None
         saver, self._saver = self._saver, None
         if saver is not None:
             await saver.rows.aclose()
         try:
-            if writer is not None:
-                await writer.aclose(self._settings.close_timeout_s)
+            if committer is not None:
+                await committer.aclose(self._settings.close_timeout_s)
         finally:
             if threads is not None:
                 threads.shutdown(wait=False)
@@ -252,8 +252,8 @@ class AsyncCheckpointerPool:
             connections=stats.get("pool_size", 0),
             idle=stats.get("pool_available", 0),
             waiting=stats.get("requests_waiting", 0),
-            writes=0 if self._writer is None else self._writer.backlog.waiting,
-            retries=0 if self._writer is None else self._writer.failures,
+            writes=0 if self._committer is None else self._committer.backlog.waiting,
+            retries=0 if self._committer is None else self._committer.failures,
         )
 
     def get_checkpointer(self) -> DurableSaver:
