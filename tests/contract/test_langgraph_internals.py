@@ -67,7 +67,7 @@ COLUMNS = {
 def test_a_method_that_is_overridden_or_called_has_the_parameters_it_had(method: str) -> None:
     found = getattr(AsyncPostgresSaver, method, None)
     assert found is not None, (
-        f"AsyncPostgresSaver.{method} is gone: checkpoints/saver.py and upkeep.py build on it"
+        f"AsyncPostgresSaver.{method} is gone: checkpoints/saver.py builds on it"
     )
     assert list(inspect.signature(found).parameters) == PARAMETERS[method], (
         f"AsyncPostgresSaver.{method} takes other parameters: see whether DurableSaver still stands"
@@ -89,7 +89,7 @@ def test_the_signature_that_langgraph_asks_for_at_each_run_is_kept() -> None:
 @pytest.mark.parametrize("attribute", ["loop", "supports_pipeline"])
 def test_the_stock_saver_sets_what_ours_reads(attribute: str) -> None:
     assert f"self.{attribute} = " in inspect.getsource(AsyncPostgresSaver.__init__), (
-        f"AsyncPostgresSaver sets no {attribute} any more: see checkpoints/saver.py and upkeep.py"
+        f"AsyncPostgresSaver sets no {attribute} any more: see checkpoints/saver.py"
     )
 
 
