@@ -8,7 +8,6 @@ import inspect
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
-from datetime import datetime
 from typing import Any, TypeVar, cast
 
 from langchain_core.runnables import RunnableConfig
@@ -36,13 +35,13 @@ from psycopg.rows import DictRow, dict_row
 
 from aiodurable.checkpoints.encoding import Rows, dump_json
 from aiodurable.checkpoints.fenced_writer import FencedWriter
+from aiodurable.checkpoints.finished import as_finished
 from aiodurable.checkpoints.group_commit import GroupCommitter
 from aiodurable.checkpoints.maintenance import ThreadMaintenance
 from aiodurable.checkpoints.row_reader import RowReader, refuse_damaged
 from aiodurable.checkpoints.size_estimate import HEAVY_BYTES
 from aiodurable.checkpoints.write_session import (
     SESSION_KEY,
-    Finished,
     WriteSession,
     WriteSessions,
     session_in,
@@ -53,14 +52,10 @@ from aiodurable.postgres import schema
 from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.sql import qualified
 
-__all__ = ["STARTS_A_NODE", "DurableSaver"]
+__all__ = ["DurableSaver"]
 
 _T = TypeVar("_T")
 _MethodT = TypeVar("_MethodT", bound=Callable[..., Any])
-
-_OF_A_STATE_GRAPH = ("__start__", "branch:to:")
-STARTS_A_NODE = (*_OF_A_STATE_GRAPH, "join:", "__pregel_tasks")
-"""Prefixes of the channels that trigger the next step."""
 
 _DELTA = ("counters_since_delta_snapshot", "delta_writes_versioned")
 """What the metadata of a checkpoint has whose state depends on the writes before it."""
@@ -267,7 +262,7 @@ class DurableSaver(AsyncPostgresSaver):
 
         # A change of the state (`update_state`) is not a step of the run.
         advances = not namespace and metadata.get("source") in ("input", "loop")
-        finished = None if namespace else _finished(checkpoint, metadata)
+        finished = None if namespace else as_finished(checkpoint, metadata)
         completes_step = (
             not self._keep_step_writes
             and session.begin_step(namespace, checkpoint["id"], parent_id)
@@ -482,26 +477,6 @@ class DurableSaver(AsyncPostgresSaver):
 
 def _configurable(config: RunnableConfig) -> dict[str, Any]:
     return config["configurable"]  # pyright: ignore[reportTypedDictNotRequiredAccess]  # a saver is never called without
-
-
-def _finished(checkpoint: Checkpoint, metadata: CheckpointMetadata) -> Finished | None:
-    """The checkpoint, if `classify` in sql/threads.sql calls a thread certainly complete that has
-    it as its head without writes.
-    """
-    updated = checkpoint.get("updated_channels")
-    if updated is None:
-        return None
-    for channel in updated:  # no generators: each step of each run passes here
-        if channel.startswith(STARTS_A_NODE):
-            return None
-    for channel in checkpoint["channel_versions"]:
-        if channel.startswith(_OF_A_STATE_GRAPH):
-            break
-    else:
-        return None
-    return Finished(
-        checkpoint["id"], metadata.get("step", 0), datetime.fromisoformat(checkpoint["ts"])
-    )
 
 
 def _out_of_order(thread_id: str, checkpoint_id: str, parent_id: str) -> WorkflowExecutionError:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from langchain_core.runnables import RunnableConfig
 
 from aiodurable.checkpoints.fences import Fence
+from aiodurable.checkpoints.finished import Finished
 from aiodurable.checkpoints.history import History, Mark
 from aiodurable.errors import HistoryLostError, LeaseLostError
 from aiodurable.postgres.direct import Origin
@@ -16,7 +17,7 @@ from aiodurable.postgres.direct import Origin
 if TYPE_CHECKING:
     from aiodurable.checkpoints.encoding import Rows
 
-__all__ = ["SESSION_KEY", "Completed", "Finished", "WriteSession", "WriteSessions", "session_in"]
+__all__ = ["SESSION_KEY", "Completed", "WriteSession", "WriteSessions", "session_in"]
 
 SESSION_KEY = "__pregel_aiodurable_session"
 """Where a run puts its `WriteSession` in `config["configurable"]`.
@@ -32,14 +33,6 @@ def session_in(config: RunnableConfig | None) -> WriteSession | None:
 
 
 _MOST_NAMESPACES: Final = 1000
-
-
-class Finished(NamedTuple):
-    """A checkpoint of the root graph whose own row shows that no work is left after it."""
-
-    checkpoint_id: str
-    step: int
-    written_at: datetime
 
 
 class Completed(NamedTuple):

@@ -15,7 +15,7 @@ from langgraph.errors import UnknownInterruptError, is_invalid_resume
 from langgraph.runtime import RunControl
 from langgraph.types import Command
 
-from aiodurable.checkpoints.write_session import Finished
+from aiodurable.checkpoints.finished import Finished
 from aiodurable.errors import ClosedError, LeaseLostError, PostgresUnavailableError
 from aiodurable.events import AttemptEnded, AttemptStarted, emit
 from aiodurable.models import PauseReason, RunRecord, RunStatus, ThreadStatus, WorkflowCheckpoint

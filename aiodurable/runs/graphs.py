@@ -20,7 +20,7 @@ from langgraph.graph.state import CompiledStateGraph
 from langgraph.pregel import Pregel
 from langgraph.types import Command
 
-from aiodurable.checkpoints.saver import STARTS_A_NODE
+from aiodurable.checkpoints.finished import STARTS_A_NODE
 from aiodurable.checkpoints.stored_values import serde_for
 from aiodurable.checkpoints.strict_msgpack import saver_allowing, strict
 from aiodurable.errors import ConfigurationError, GraphNotRegisteredError, InvalidArgumentError

@@ -17,8 +17,9 @@ from typing import Any, TypeVar
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from aiodurable.checkpoints.fences import Fence
+from aiodurable.checkpoints.finished import Finished
 from aiodurable.checkpoints.size_estimate import looks_large, stored_large
-from aiodurable.checkpoints.write_session import Finished, WriteSession
+from aiodurable.checkpoints.write_session import WriteSession
 from aiodurable.errors import InvalidArgumentError
 from aiodurable.inert import Inert
 from aiodurable.lock_keys import lock_key
