@@ -8,10 +8,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
-import pytest
 
 from aiodurable.checkpoints import DurableSaver, stored_values
 from aiodurable.checkpoints.encoding import Write
@@ -28,6 +27,9 @@ from aiodurable.postgres.direct import DirectConnection
 from aiodurable.runs.lease import ThreadLease
 from aiodurable.runs.services import Services
 from aiodurable.runs.threads import Threads
+
+if TYPE_CHECKING:
+    import pytest  # benchmarks, whose extra has none, import this, too
 
 Wrapper: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
 
