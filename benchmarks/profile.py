@@ -19,14 +19,11 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-import asyncpg
-from asyncpg.prepared_stmt import PreparedStatement
-
 from aiodurable.checkpoints.encoding import COMMITS
-from aiodurable.locks.statements import LockStatements
 from aiodurable.postgres.sql import load
 from aiodurable.postgres.text_columns import over_texts
 from aiodurable.runs.ledger_writes import END
+from tests.support.sending import SENDS, text_of
 
 from .contenders import CONTENDERS, OURS, Run
 from .report import Row
@@ -97,10 +94,7 @@ def _statements() -> Iterator[list[tuple[str, float, float]]]:
     def seen(method: str, original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         @functools.wraps(original)
         async def statement(driver: Any, *args: Any, **kwargs: Any) -> Any:
-            one = driver
-            if isinstance(driver, LockStatements):  # a lone lock goes past asyncpg's methods
-                one = driver._statements[method]  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-            text: str = one.get_query() if isinstance(one, PreparedStatement) else args[0]
+            text = text_of(driver, method, args)
             sent = time.perf_counter()
             try:
                 return await original(driver, *args, **kwargs)
@@ -111,19 +105,14 @@ def _statements() -> Iterator[list[tuple[str, float, float]]]:
 
         return statement
 
-    doors = [
-        (kind, name)
-        for kind in (asyncpg.Connection, PreparedStatement)
-        for name in ("fetch", "fetchrow", "fetchval")
-    ]
-    doors += [(LockStatements, "acquire"), (LockStatements, "release")]
-    originals = [getattr(kind, name) for kind, name in doors]
-    for (kind, name), original in zip(doors, originals, strict=True):
+    methods = [(kind, name) for kind, names in SENDS.items() for name in names]
+    originals = [getattr(kind, name) for kind, name in methods]
+    for (kind, name), original in zip(methods, originals, strict=True):
         setattr(kind, name, seen(name, original))
     try:
         yield asked
     finally:
-        for (kind, name), original in zip(doors, originals, strict=True):
+        for (kind, name), original in zip(methods, originals, strict=True):
             setattr(kind, name, original)
 
 
