@@ -1,7 +1,7 @@
 """What a change costs: the same small scenarios with the library of another commit and with that of
 this checkout, in turns, on one server.
 
-    python -m benchmarks compare BASE [--only locks runs worker] [--rounds N]
+    python -m benchmarks compare BASE [--only locks runs statuses worker] [--rounds N]
 
 BASE is a commit, branch or tag; this side is the working tree as it is, with what is not committed.
 Both run with this checkout's scenarios and packages, each side in a process and a database of its

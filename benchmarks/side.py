@@ -94,6 +94,32 @@ async def _worker(dsn: str, admin: asyncpg.Connection) -> AsyncIterator[Work]:
         yield work
 
 
+@asynccontextmanager
+async def _statuses(dsn: str, admin: asyncpg.Connection, *, page: int = 0) -> AsyncIterator[Work]:
+    """Of complete threads: one after the other, or a page of so many."""
+    del admin
+    async with Durable(dsn, graphs={"four": four_nodes(0)}) as durable:
+        known: list[str] = []
+
+        async def complete(thread_id: str) -> None:
+            async with durable.run(thread_id, "four") as run:
+                await run.ainvoke({"count": 0})
+            known.append(thread_id)
+
+        async def look(number: int) -> None:
+            if page:
+                await durable.threads.search_page(status="complete", limit=page)
+            else:
+                await durable.threads.status(known[number % len(known)])
+
+        async def looks(units: int) -> None:
+            for number in range(units):
+                await look(number)
+
+        await crowd(complete, 100, 50)
+        yield looks
+
+
 SCENARIOS: Mapping[str, Scenario] = {
     "locks, one task": Scenario("locks", "pair", 1000, partial(_locks, tasks=1)),
     "locks, 1000 tasks": Scenario("locks", "pair", 20_000, partial(_locks, tasks=1000)),
@@ -103,6 +129,8 @@ SCENARIOS: Mapping[str, Scenario] = {
         "runs", "run", 50, partial(_runs, at_once=50, state_kb=100)
     ),
     "worker, 50 at once": Scenario("worker", "run", 150, _worker),
+    "statuses, one at a time": Scenario("statuses", "status", 300, _statuses),
+    "statuses, 100 complete": Scenario("statuses", "page", 30, partial(_statuses, page=100)),
 }
 
 
