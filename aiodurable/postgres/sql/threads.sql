@@ -121,7 +121,7 @@ ORDER BY v.thread_id
 
 -- fragment: triggers
         -- The channels that make the next step run.
-        SELECT pg_catalog.array_agg(q.channel ORDER BY q.channel) AS triggers
+        SELECT pg_catalog.array_agg(q.channel) AS triggers
         FROM (
             SELECT u.channel
             FROM pg_catalog.jsonb_array_elements_text(
@@ -212,27 +212,22 @@ ORDER BY v.thread_id
           AND w.task_id = '00000000-0000-0000-0000-000000000000'
 
 -- fragment: head_tasks
-        -- The head's tasks, by what langgraph.pregel._task_status says of their writes.
+        -- The head's tasks, by what langgraph.pregel._task_status says of their writes. Sorted once
+        -- for all arrays: an aggregate with an order begins a sort of its own for each thread,
+        -- before it knows of a task.
         SELECT pg_catalog.bool_or(s.failed) AS failed, pg_catalog.bool_or(s.waiting) AS waiting,
                pg_catalog.array_agg(s.path) FILTER (WHERE s.finished AND NOT s.failed) AS done,
                pg_catalog.array_agg(s.path)
                    FILTER (WHERE NOT s.finished OR s.failed) AS unfinished,
-               -- Ordered by path, pull comes before push: a task called in an @entrypoint fails
-               -- with it and has no name here.
-               (pg_catalog.array_agg(s.path ORDER BY s.path)
-                   FILTER (WHERE s.failed))[1] AS error_path,
-               (pg_catalog.array_agg(s.task_id ORDER BY s.path)
-                   FILTER (WHERE s.failed))[1] AS error_task,
-               (pg_catalog.array_agg(s.error_type ORDER BY s.path)
-                   FILTER (WHERE s.failed))[1] AS error_type,
-               (pg_catalog.array_agg(s.error ORDER BY s.path)
-                   FILTER (WHERE s.failed))[1] AS error_blob,
-               pg_catalog.array_agg(s.path ORDER BY s.path)
-                   FILTER (WHERE s.waiting) AS questions_path,
-               pg_catalog.array_agg(s.question_type ORDER BY s.path)
-                   FILTER (WHERE s.waiting) AS questions_type,
-               pg_catalog.array_agg(s.question ORDER BY s.path)
-                   FILTER (WHERE s.waiting) AS questions
+               -- By path, pull comes before push: a task called in an @entrypoint fails with it and
+               -- has no name here.
+               (pg_catalog.array_agg(s.path) FILTER (WHERE s.failed))[1] AS error_path,
+               (pg_catalog.array_agg(s.task_id) FILTER (WHERE s.failed))[1] AS error_task,
+               (pg_catalog.array_agg(s.error_type) FILTER (WHERE s.failed))[1] AS error_type,
+               (pg_catalog.array_agg(s.error) FILTER (WHERE s.failed))[1] AS error_blob,
+               pg_catalog.array_agg(s.path) FILTER (WHERE s.waiting) AS questions_path,
+               pg_catalog.array_agg(s.question_type) FILTER (WHERE s.waiting) AS questions_type,
+               pg_catalog.array_agg(s.question) FILTER (WHERE s.waiting) AS questions
         FROM (
             SELECT k.*,
                    -- LangGraph writes the question again each time it is asked, in subgraphs too:
@@ -300,6 +295,7 @@ ORDER BY v.thread_id
                     GROUP BY w.task_id
                 ) g
             ) k
+            ORDER BY k.path
         ) s
 
 -- fragment: newest_run
@@ -358,7 +354,8 @@ ORDER BY v.thread_id
 -- fragment: verdicts
     -- table_status: what the tables of LangGraph say; status: with the lock and the newest run, by
     -- the first rule that applies (aiodurable.threads.rules has their words). doubt: why the
-    -- tables alone may be wrong.
+    -- tables alone may be wrong. OFFSET 0 keeps a level a level: merged, each name stands as its
+    -- whole expression wherever it is used, 100 kB of plan that every execution starts.
     SELECT f.*,
            CASE f.rule
                WHEN 'lock_held' THEN 'running'
@@ -436,7 +433,9 @@ ORDER BY v.thread_id
                         THEN 'pending'
                         ELSE 'complete' END AS table_status
             FROM facts x
+            OFFSET 0
         ) y
+        OFFSET 0
     ) f
 
 -- name: classified_heads
