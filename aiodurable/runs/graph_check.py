@@ -19,6 +19,7 @@ from aiodurable.checkpoints.stored_values import ValueReader, serde_for
 from aiodurable.errors import GraphChangedError
 from aiodurable.runs.graphs import BoundGraph
 from aiodurable.runs.renamed_nodes import with_old_names
+from aiodurable.threads.subgraph_namespace import nodes_in
 from aiodurable.threads.task_path import caller_of, send_index
 
 try:  # how LangGraph derives a task id; without it lost questions are not reported
@@ -259,17 +260,15 @@ def _by_path(steps: Sequence[StoredStep]) -> dict[tuple[str, ...], list[StoredSt
     """The steps, grouped by the path of nodes that contain their graph."""
     found: dict[tuple[str, ...], list[StoredStep]] = {}
     for step in steps:
-        parts = step.namespace.split("|") if step.namespace else []
-        path = tuple(
-            part.partition(":")[0] for part in parts if not part.partition(":")[0].isdigit()
-        )
-        found.setdefault(path, []).append(step)
+        found.setdefault(nodes_in(step.namespace), []).append(step)
     return found
 
 
 def _inside(pregel: _AnyPregel, path: Sequence[str]) -> _AnyPregel | None:
     """The declared subgraph at `path`; None where a node calls a graph itself, or is gone."""
-    for node in path:
+    for depth, node in enumerate(path):
+        if depth and node.isdigit() and node not in pregel.nodes:
+            continue  # the number of a call, of a subgraph with a memory
         declared = pregel.nodes[node].subgraphs if node in pregel.nodes else ()
         if len(declared) != 1 or not isinstance(declared[0], Pregel):
             return None

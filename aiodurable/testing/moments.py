@@ -17,6 +17,7 @@ from typing import Any, Final, Literal, NamedTuple
 from langchain_core.callbacks import BaseCallbackHandler
 
 from aiodurable.postgres.statement_watch import watch_statements
+from aiodurable.threads.subgraph_namespace import nodes_in
 
 __all__ = ["Journal", "Moment", "Moments", "different_moments", "node_path"]
 
@@ -70,8 +71,7 @@ def different_moments(moments: Sequence[Moment]) -> list[Moment]:
 
 def node_path(checkpoint_ns: str) -> str:
     """`outer/inner`, of LangGraph's `outer:id|inner:id`."""
-    parts = [part.partition(":")[0] for part in checkpoint_ns.split("|")]
-    return "/".join(part for part in parts if not part.isdecimal())
+    return "/".join(nodes_in(checkpoint_ns))
 
 
 class Journal:

@@ -3,7 +3,8 @@
 `status` computes the status of a thread and documents the rules. `search` scans threads in steps,
 `filters` selects among them, `counts` counts them. `history` lists the steps of one thread,
 `effects` its side effects. `prune` removes old checkpoints and runs, by `prune_options` and at
-`prune_pace`. `reader` offers all of it on one database.
+`prune_pace`. `reader` offers all of it on one database. `task_path` and `subgraph_namespace` parse
+LangGraph's names of tasks and of subgraphs.
 
 Nothing here takes a lease, and nothing writes to a thread while a run holds it.
 """

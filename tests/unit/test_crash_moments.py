@@ -37,6 +37,7 @@ def test_a_write_inside_of_a_node_has_a_moment_before_it_too() -> None:
 def test_a_node_in_a_subgraph_is_named_with_those_around_it() -> None:
     assert node_path("outer:1a-2b|inner:3c") == "outer/inner"
     assert node_path("outer:1a-2b|1|inner:3c") == "outer/inner"
+    assert node_path("1:1a-2b|2:3c") == "1/2"
 
 
 def test_the_journal_keeps_moments_and_knows_which_runs_had_no_key(tmp_path: Path) -> None:

@@ -98,6 +98,49 @@ async def test_a_thread_before_a_node_that_is_gone_is_refused_and_stays_as_it_wa
         assert (await durable.threads.resume("t"))["xs"] == ["order", "pay", "ship"]
 
 
+@pytest.mark.parametrize("options", [{}, {"checkpointer": True}], ids=["", "with a memory"])
+async def test_a_node_with_a_subgraph_may_have_a_number_for_its_name(
+    dsn: str, options: Any
+) -> None:
+    """A number in a subgraph's namespace also tells the calls of one task apart."""
+
+    def numbered(last: str, breaks: Switch | None = None) -> Builder:
+        inmost = chain(**{last: step(last, breaks)}).compile(**options)
+        return chain(**{"1": chain(**{"1": inmost}).compile(**options)})
+
+    await failed_before(dsn, numbered("2", Switch()))
+    async with deployed(dsn, numbered("3")) as durable:
+        with pytest.raises(GraphChangedError, match="missing node 1/1/2"):
+            await durable.threads.resume("t")
+    async with deployed(dsn, numbered("2")) as durable:
+        assert "2" in (await durable.threads.resume("t"))["xs"]
+
+
+@pytest.mark.parametrize("options", [{}, {"checkpointer": True}], ids=["", "with a memory"])
+async def test_the_second_call_of_a_subgraph_is_checked_as_the_first(
+    dsn: str, options: Any
+) -> None:
+    def calling(last: str, breaks: Switch | None = None) -> Builder:
+        inner = chain(**{last: step(last, breaks)}).compile(**options)
+
+        async def twice(state: State) -> State:
+            first = await inner.ainvoke({"xs": []})
+            if breaks is not None:
+                breaks.broken = True
+            return {"xs": [*first["xs"], *(await inner.ainvoke({"xs": []}))["xs"]]}
+
+        return chain(twice=twice)
+
+    breaks = Switch()
+    breaks.broken = False
+    await failed_before(dsn, calling("1", breaks))
+    async with deployed(dsn, calling("3")) as durable:
+        with pytest.raises(GraphChangedError, match="missing node twice/1"):
+            await durable.threads.resume("t")
+    async with deployed(dsn, calling("1")) as durable:
+        assert (await durable.threads.resume("t"))["xs"] == ["1", "1"]
+
+
 async def test_an_answer_for_a_node_that_is_gone_is_refused_and_may_be_given_later(
     dsn: str, ledger: Ledger
 ) -> None:
