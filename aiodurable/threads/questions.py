@@ -19,6 +19,7 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.types import Interrupt
 
 from aiodurable.threads.decode import TolerantDecoder
+from aiodurable.threads.subgraph_namespace import without_tasks
 from aiodurable.threads.task_path import called_by, caller_of
 
 __all__ = ["Questions"]
@@ -54,12 +55,13 @@ class _Row:
         if other.around == self.around:
             return called_by(other.path, self.path)
         prefix = f"{self.around}|" if self.around else ""
-        if not other.around.startswith(prefix):
-            return False
         called = other.around.removeprefix(prefix).partition("|")[0]
-        if ":" in called:
+        if ":" in called and other.around.startswith(prefix):
             return called.endswith(f":{self.task_id}")
-        return called == self.node  # a subgraph with a memory has no task in its namespace
+        if self.node is None:
+            return False
+        memory = without_tasks(prefix + self.node)
+        return other.around == memory or other.around.startswith(f"{memory}|")
 
 
 @dataclass(frozen=True, slots=True)

@@ -369,6 +369,12 @@ def subgraph_with_memory_asking_twice() -> Any:
 
 
 @graph
+def deep_memory_asking_twice() -> Any:
+    deep = chain(j=asks("q1?", "q2?")).compile(checkpointer=True)
+    return chain(a=ok("a"), inner=chain(deep=deep).compile(), z=ok("z"))
+
+
+@graph
 def subgraph_asking_side_by_side() -> Any:
     inner = StateGraph(State)
     inner.add_node("i", asks("i1?", "i2?"))

@@ -315,6 +315,7 @@ SHAPES_THAT_ASK_TWICE = {
     "sent_subgraph_asking_twice": ["q1?", "q2?"],
     "deep_subgraph_asking_twice": ["q1?", "q2?"],
     "subgraph_with_memory_asking_twice": ["q1?", "q2?"],
+    "deep_memory_asking_twice": ["q1?", "q2?"],
     "tasks_that_ask": ["q1?", "q2?"],
 }
 
