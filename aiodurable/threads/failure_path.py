@@ -12,6 +12,7 @@ from aiodurable.models import ThreadStatus
 from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.sql import load
 from aiodurable.threads.decode import TolerantDecoder
+from aiodurable.threads.subgraph_namespace import without_tasks
 from aiodurable.threads.task_path import node_of
 
 __all__ = ["Failures"]
@@ -79,7 +80,7 @@ class Failures:
             _SQL["failed_inside"],
             list(heads),
             [f"{task.around}{task.node}:{task.task_id}" for task in tasks],
-            [f"{task.around}{task.node}" for task in tasks],
+            [without_tasks(f"{task.around}{task.node}") for task in tasks],
             list(heads.values()),
         )
         return [

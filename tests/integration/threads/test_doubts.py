@@ -44,6 +44,11 @@ def within(**options: Any) -> StateGraph[Any, Any, Any, Any]:
         (within, "part", ("inner", "part", "part")),
         (lambda: within(checkpointer=True), "i", ("inner", "i")),
         (lambda: within(checkpointer=True), "part", ("inner", "part", "part")),
+        (
+            lambda: chain(inner=chain(deep=chain(i=ok("i")).compile(checkpointer=True)).compile()),
+            "i",
+            ("inner", "deep", "i"),
+        ),
     ],
     ids=[
         "root",
@@ -52,6 +57,7 @@ def within(**options: Any) -> StateGraph[Any, Any, Any, Any]:
         "send in a subgraph of a subgraph",
         "with a memory",
         "deep with a memory",
+        "memory in a subgraph without one",
     ],
 )
 async def test_a_failure_is_followed_into_its_subgraphs(
