@@ -18,7 +18,7 @@ from aiodurable.postgres.sql import load
 from aiodurable.queue.new_run import NewRun, Row
 from aiodurable.queue.records import SQL, queued_record
 from aiodurable.runs.accepted import Accepted
-from aiodurable.runs.busy import INTERRUPTING, interrupt
+from aiodurable.runs.busy import INTERRUPTING, Newcomer, interrupt
 from aiodurable.runs.services import Services
 
 __all__ = ["Acceptance"]
@@ -109,33 +109,39 @@ class Acceptance:
         """Write the rows of several runs, and return those written by run_id: not those whose
         run_id or dedup_key there was, nor those that `on_busy` rejects.
         """
-        for key in sorted(
-            own_lock_key(f"create {row.thread_id}", self.namespace)
-            for row in rows
-            if row.on_busy != "enqueue"
-        ):
+        for key in sorted(self._alone_key(row.thread_id) for row in rows if _is_alone(row.on_busy)):
             await fetch(sql["alone"], key)
         written = await fetch(sql["create"], *map(list, zip(*rows, strict=True)))
         records = {row["run_id"]: queued_record(row) for row in written}
         await self._interrupt(fetch, rows, records)
         return records
 
+    def _alone_key(self, thread_id: str) -> int:
+        return own_lock_key(f"create {thread_id}", self.namespace)
+
     async def _interrupt(
         self, fetch: Fetch, rows: Sequence[Row], records: dict[str, RunRecord]
     ) -> None:
-        """Have what the threads have in front make way for the runs that interrupt it. Those that
-        are due later do so when they are due.
+        """Have what the threads have in front make way for the runs that interrupt it, and not what
+        comes after them. Those that are due later do so when they are due.
         """
-        threads = set[str]()
-        for row in rows:
-            record = records.get(row.run_id)
-            if row.on_busy not in INTERRUPTING or record is None:
-                continue
-            if record.claim_state is not ClaimState.SCHEDULED:
-                await interrupt(fetch, record.thread_id, record.run_id, row.on_busy)
-                threads.add(record.thread_id)
-        if threads:
-            promoted = await self.services.ledger.queued.promote(sorted(threads), fetch=fetch)
+        newcomers = [
+            Newcomer(row.thread_id, row.run_id, row.on_busy)
+            for row in rows
+            if row.on_busy in INTERRUPTING
+            and (record := records.get(row.run_id)) is not None
+            and record.claim_state is not ClaimState.SCHEDULED
+        ]
+        if newcomers:
+            last = {newcomer.thread_id: newcomer.run_id for newcomer in newcomers}
+            spared, passed = list[str](), set[str]()
+            for row in rows:
+                if row.thread_id in passed:
+                    spared.append(row.run_id)
+                elif last.get(row.thread_id) == row.run_id:
+                    passed.add(row.thread_id)
+            await interrupt(fetch, newcomers, spared=spared)
+            promoted = await self.services.ledger.queued.promote(sorted(last), fetch=fetch)
             for run_id in promoted & records.keys():
                 records[run_id] = replace(records[run_id], claim_state=ClaimState.READY)
 
@@ -198,6 +204,11 @@ class Acceptance:
                 thread_id=row.thread_id,
                 argument="run_id",
             )
+
+
+def _is_alone(on_busy: str) -> bool:
+    """Whether two that are accepted so to a thread must not pass each other."""
+    return on_busy != "enqueue"
 
 
 async def _patiently(write: Callable[[], Awaitable[T]], rows: Sequence[Row]) -> T:

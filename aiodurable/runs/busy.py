@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from aiodurable.checkpoints.fences import Standing
 from aiodurable.errors import LockTimeoutError, PostgresUnavailableError, StatementRefusedError
@@ -20,6 +20,7 @@ from aiodurable.runs.services import Services
 
 __all__ = [
     "INTERRUPTING",
+    "Newcomer",
     "OnBusy",
     "interrupt",
     "interrupting",
@@ -41,25 +42,46 @@ _AGAIN_S: Final = 0.5
 """Seconds after which the run at work is cancelled again: it may have begun since."""
 
 
+class Newcomer(NamedTuple):
+    """A run before which what its thread has left makes way. With on_busy "rollback" what the run
+    at work wrote is removed, too."""
+
+    thread_id: str
+    run_id: str
+    on_busy: str
+
+
 async def interrupt(
-    fetch: Fetch, thread_id: str, run_id: str, on_busy: str, *, sql: str = _SQL["interrupt"]
-) -> Standing | None:
-    """Have what the thread has left make way for `run_id`: what waits is given up, what is at work
-    is cancelled.
+    fetch: Fetch,
+    newcomers: Iterable[Newcomer],
+    *,
+    spared: Sequence[str] = (),
+    sql: str = _SQL["interrupt"],
+) -> dict[str, Standing]:
+    """Have what their threads have left make way for runs: what waits is given up, what is at work
+    is cancelled. Of several of a thread the last one is for which the others make way, too; what
+    one of them rolls back is rolled back.
 
     Args:
         fetch: runs a statement.
-        thread_id: the thread.
-        run_id: the run that takes its place.
-        on_busy: "interrupt"; or "rollback": what it wrote is to be removed.
+        newcomers: the runs, in their order.
+        spared: run_ids of what was accepted after them, and stays.
         sql: the statement: in a transaction whose locked rows it waits for as that one does.
 
     Returns:
-        The thread's fence at that moment; None: it never had a lease.
+        The fences of the threads at that moment; not of one that never had a lease.
     """
-    rolls_back = on_busy == "rollback"
-    (row,) = await fetch(sql, thread_id, run_id, CHANNEL, rolls_back)
-    return None if row["token"] is None else Standing(row["token"], row["lease_id"])
+    last = dict[str, tuple[str, bool]]()
+    for thread_id, run_id, on_busy in newcomers:
+        _, rolls_back = last.get(thread_id, (None, False))
+        last[thread_id] = (run_id, rolls_back or on_busy == "rollback")
+    run_ids, roll_backs = map(list, zip(*last.values(), strict=True))
+    rows = await fetch(sql, [*last], run_ids, roll_backs, [*spared], CHANNEL)
+    return {
+        row["thread_id"]: Standing(row["token"], row["lease_id"])
+        for row in rows
+        if row["thread_id"] is not None
+    }
 
 
 async def locked_threads(fetch: Fetch, thread_ids: Collection[str]) -> frozenset[str]:
@@ -89,12 +111,15 @@ async def interrupting(
         LockTimeoutError: another transaction kept a run of the thread locked for 10 seconds.
     """
     fetch = services.checkpoints.database.fetch
-    standing = await patiently(
-        lambda: interrupt(fetch, thread_id, run_id, on_busy, sql=_OWN_INTERRUPT),
+    newcomer = Newcomer(thread_id, run_id, on_busy)
+    standings = await patiently(
+        lambda: interrupt(fetch, [newcomer], sql=_OWN_INTERRUPT),
         f"interrupt what thread {thread_id!r} has in front of run {run_id!r}",
         thread_id,
         row="a run of it",
     )
+
+    standing = standings.get(thread_id)
 
     async def again() -> None:
         while standing is not None:

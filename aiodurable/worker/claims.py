@@ -14,7 +14,7 @@ from aiodurable.models import MOST_CLAIMED_S, ClaimState
 from aiodurable.postgres.batcher import Batcher
 from aiodurable.postgres.errors import is_conflict
 from aiodurable.postgres.sql import load
-from aiodurable.runs.busy import interrupt, locked_threads
+from aiodurable.runs.busy import Newcomer, interrupt, locked_threads
 from aiodurable.runs.retry_policy import RetryPolicy, stored_policy
 from aiodurable.runs.services import Services
 
@@ -256,14 +256,7 @@ class Claims:
             mine: the runs that this worker knows of.
             free: how many it may begin: others are woken for the rest.
         """
-        due = await self._fetch("due", _MOST_DUE, free)
-        interrupting = [run for run in due if run["claim_state"] == ClaimState.SCHEDULED]
-        locked = await locked_threads(
-            self._services.checkpoints.direct.fetch, {run["thread_id"] for run in interrupting}
-        )
-        for run in interrupting:
-            if run["thread_id"] not in locked:
-                await self._interrupt_for(run)
+        await self._promote_due(free)
         await self._services.ledger.signals.wake_unheard()
         await self.give_back(mine)
         await self._promote_blocked()
@@ -273,6 +266,17 @@ class Claims:
             self._limited_after = found[-1] if len(found) == _MOST_DUE else ("", "")
             await self._promote_keys(found)
         return await self.signs()
+
+    async def _promote_due(self, free: int) -> None:
+        """Make ready what is due. What has to wait for a locked row hides nothing behind it."""
+        left = list[str]()
+        while True:
+            due = await self._fetch("due", _MOST_DUE, free, left)
+            interrupting = [run for run in due if run["interrupts"]]
+            stays = await self._interrupt_for(interrupting) if interrupting else []
+            left += stays
+            if not stays or len(due) < _MOST_DUE:
+                return
 
     async def _promote_blocked(self) -> None:
         """Look again at what this worker could not begin, and at the next threads of all."""
@@ -295,18 +299,27 @@ class Claims:
         self._limited = set(row["limited_queues"])
         return Signs(row["ready"], row["due_s"], row["slot_due_s"], row["untidy"], row["running"])
 
-    async def _interrupt_for(self, run: Mapping[str, Any]) -> None:
-        """Have what its thread has left make way for a run that was to be due by now, unless
-        another worker has done so. Where another transaction has locked a run of the thread since,
-        it stays due.
+    async def _interrupt_for(self, due: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Have what their threads have left make way for runs that are due, unless another worker
+        has done so. Returns the run_ids of those that stay due: another transaction has locked a
+        run of their thread.
         """
         try:
             async with self._services.checkpoints.database.transaction() as fetch:
-                if await fetch(SQL["interrupts_now"], run["run_id"]):
-                    await interrupt(fetch, run["thread_id"], run["run_id"], run["on_busy"])
+                locked = await locked_threads(fetch, {run["thread_id"] for run in due})
+                stay = [run["run_id"] for run in due if run["thread_id"] in locked]
+                free = [run["run_id"] for run in due if run["thread_id"] not in locked]
+                if free and (runs := await fetch(SQL["interrupts_now"], free)):
+                    runs = sorted(runs, key=lambda run: (run["scheduled_at"], run["position"]))
+                    await interrupt(
+                        fetch,
+                        (Newcomer(run["thread_id"], run["run_id"], run["on_busy"]) for run in runs),
+                    )
         except StatementRefusedError as error:
             if not is_conflict(error):
                 raise
+            return [run["run_id"] for run in due]  # a row came in front, and was locked, meanwhile
+        return stay
 
     async def _promote(self, thread_ids: Sequence[str]) -> dict[str, bool]:
         await self._services.ledger.queued.promote(thread_ids)

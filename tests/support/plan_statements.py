@@ -262,7 +262,15 @@ def _all() -> list[Statement]:
             values=("new", "t", 1, None, 1, "host:1", head, "reason", one, head, True),
             rows=2,
         ),
-        Statement("interrupt", busy["interrupt"], values=(one, "new", "channel", True), rows=8),
+        Statement(
+            "interrupt", busy["interrupt"], values=([one], ["new"], [True], [], "channel"), rows=8
+        ),
+        Statement(
+            "interrupt 20",
+            busy["interrupt"],
+            values=(_ids(20), [f"new-{n}" for n in range(20)], [False] * 20, [], "channel"),
+            rows=160,
+        ),
         Statement("locked_threads", busy["locked_threads"], values=(_ids(20),), rows=160),
         Statement(
             "interrupt_again",

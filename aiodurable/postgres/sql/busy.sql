@@ -15,31 +15,47 @@
       AND k.status IN ('queued', 'running', 'failed', 'paused', 'interrupted', 'quarantined')
 
 -- name: interrupt
--- params: thread_id, run_id, channel, roll_back
--- aiodurable_runs_unfinished_status_idx and aiodurable_runs_thread_order_idx for what the thread
--- has in front of the run, aiodurable_runs_pkey for the rows; aiodurable_fences_pkey. All of it
+-- params: thread_ids, run_ids, roll_backs, spared, channel
+-- aiodurable_runs_unfinished_status_idx and aiodurable_runs_thread_order_idx for what each thread
+-- has in front of its run, aiodurable_runs_pkey for the rows; aiodurable_fences_pkey. All of it
 -- makes way for the run: queued runs are given up, one that waits for another attempt has none, an
 -- open question, a gate and what failed are passed, and the run at work is cancelled (the channel
--- hurries it). What is due later stays. The rows are locked first, as in cancel of queue.sql; in
--- the order in which begin of worker.sql takes them. Returns the token and the id of the thread's
--- lease.
-WITH found AS MATERIALIZED (
-    SELECT k.run_id, k.status, k.claim_state
-    FROM (SELECT :thread_id::text AS thread_id) a
-    CROSS JOIN aiodurable_runs k
-    WHERE
+-- hurries it). What is due later stays, and what is spared. The rows are locked first, as in cancel
+-- of queue.sql; those of a thread in the order in which begin of worker.sql takes them. The array
+-- of what is locked keeps a join from reading the whole index. Returns the tokens and the ids of
+-- the threads' leases. No thread comes twice.
+WITH front AS MATERIALIZED (
+    SELECT f.run_id, a.run_id AS made_way_for, a.roll_back
+    FROM unnest(:thread_ids::text[], :run_ids::text[], :roll_backs::boolean[])
+        AS a (thread_id, run_id, roll_back)
+    CROSS JOIN LATERAL (
+        SELECT k.run_id
+        FROM aiodurable_runs k
+        WHERE
 -- include: in_front
-      AND k.run_id <> :run_id
+    ) f
+    WHERE f.run_id <> a.run_id AND f.run_id <> ALL (:spared::text[])
+),
+locked AS MATERIALIZED (
+    SELECT k.run_id, k.status, k.claim_state
+    FROM aiodurable_runs k
+    WHERE k.run_id = ANY (ARRAY (SELECT f.run_id FROM front f))
 -- include if own_transaction: runs.short_wait
-    ORDER BY k.fencing_token NULLS LAST, k.position
+    ORDER BY k.thread_id, k.fencing_token NULLS LAST, k.position
     FOR UPDATE OF k
+),
+found AS MATERIALIZED (
+    SELECT k.run_id, k.status, k.claim_state, f.made_way_for, f.roll_back
+    FROM locked k
+    JOIN front f ON f.run_id = k.run_id
 ),
 given_up AS (
     UPDATE aiodurable_runs r
-    SET status = 'superseded', status_reason = 'interrupted', interrupted_by = :run_id,
+    SET status = 'superseded', status_reason = 'interrupted', interrupted_by = k.made_way_for,
         claim_state = NULL, finished_at = pg_catalog.now()
     FROM found k
-    WHERE r.run_id = k.run_id AND k.status = 'queued' AND k.claim_state <> 'scheduled'
+    WHERE r.run_id = k.run_id AND r.run_id = ANY (ARRAY (SELECT l.run_id FROM locked l))
+      AND k.status = 'queued' AND k.claim_state <> 'scheduled'
     RETURNING r.run_id
 ),
 passed AS (
@@ -49,28 +65,31 @@ passed AS (
         cancel_requested_at = CASE WHEN w.stops
                                    THEN coalesce(r.cancel_requested_at, pg_catalog.now())
                                    ELSE r.cancel_requested_at END,
-        claim_state = NULL, interrupted_by = :run_id, roll_back = r.roll_back OR :roll_back,
+        claim_state = NULL, interrupted_by = k.made_way_for,
+        roll_back = r.roll_back OR k.roll_back,
         finished_at = coalesce(r.finished_at, pg_catalog.now())
     FROM found k
     -- What a worker or resume_many would go on with stops, as if it had been cancelled.
     CROSS JOIN LATERAL (
         SELECT k.status = 'failed' OR k.claim_state IS NOT NULL AS stops
     ) w
-    WHERE r.run_id = k.run_id AND k.status IN ('failed', 'paused', 'interrupted', 'quarantined')
+    WHERE r.run_id = k.run_id AND r.run_id = ANY (ARRAY (SELECT l.run_id FROM locked l))
+      AND k.status IN ('failed', 'paused', 'interrupted', 'quarantined')
     RETURNING r.run_id
 ),
 cancelled AS (
     UPDATE aiodurable_runs r
     SET cancel_requested_at = coalesce(r.cancel_requested_at, pg_catalog.now()),
-        claim_state = NULL, interrupted_by = :run_id, roll_back = r.roll_back OR :roll_back
+        claim_state = NULL, interrupted_by = k.made_way_for, roll_back = r.roll_back OR k.roll_back
     FROM found k
-    WHERE r.run_id = k.run_id AND k.status = 'running'
+    WHERE r.run_id = k.run_id AND r.run_id = ANY (ARRAY (SELECT l.run_id FROM locked l))
+      AND k.status = 'running'
     RETURNING r.run_id
 )
-SELECT f.token, f.lease_id, n.cancelled
+SELECT f.thread_id, f.token, f.lease_id, n.cancelled
 FROM (SELECT pg_catalog.count(pg_catalog.pg_notify(:channel::text, c.run_id)) AS cancelled
       FROM cancelled c) n
-LEFT JOIN aiodurable_fences f ON f.thread_id = :thread_id
+LEFT JOIN aiodurable_fences f ON f.thread_id = ANY (:thread_ids::text[])
 
 -- name: locked_threads
 -- params: thread_ids

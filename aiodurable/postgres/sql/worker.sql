@@ -432,17 +432,28 @@ FROM found f
 WHERE r.run_id = f.run_id AND r.claim_state = 'limited'
 
 -- name: due
--- params: most, free
+-- params: most, free, left
 -- aiodurable_runs_scheduled_idx; aiodurable_runs_thread_order_idx and aiodurable_runs_queued_idx of
 -- those that have never begun. What is due may be claimed, or waits for an earlier run: of those
 -- of a thread that are due together for the one that was accepted first. One before which others
--- make way is left as it is, for interrupts_now. Workers that sleep are notified, as by create,
--- where more is ready than the worker that sends this may begin.
-WITH due AS (
+-- make way ("interrupts") is left as it is, for interrupts_now. left: run_ids that the caller has
+-- seen, and that stay due. Workers that sleep are notified, as by create, where more is ready than
+-- the worker that sends this may begin.
+WITH found AS MATERIALIZED (
+    SELECT k.run_id, k.thread_id, k.status, k.position,
+           k.status = 'queued' AND coalesce(k.on_busy IN ('interrupt', 'rollback'), false)
+               AS interrupts
+    FROM aiodurable_runs k
+    WHERE k.claim_state = 'scheduled' AND k.scheduled_at <= pg_catalog.now()
+      AND k.run_id <> ALL (:left::text[])
+    ORDER BY k.scheduled_at
+    LIMIT :most::integer
+    FOR UPDATE OF k SKIP LOCKED
+),
+due AS (
     UPDATE aiodurable_runs r
     SET claim_state = CASE
             WHEN r.status <> 'queued' THEN 'ready'
-            WHEN r.on_busy IN ('interrupt', 'rollback') THEN 'scheduled'
             WHEN d.earlier > 0 THEN 'blocked'
             WHEN EXISTS (
                 SELECT FROM aiodurable_runs b
@@ -456,21 +467,14 @@ WITH due AS (
                   LIMIT 1) <> 'complete' THEN 'blocked'
             ELSE 'ready' END
     FROM (
-        SELECT k.run_id,
+        SELECT f.run_id, f.interrupts,
                pg_catalog.row_number()
-                   OVER (PARTITION BY k.thread_id, k.status = 'queued' ORDER BY k.position) - 1
+                   OVER (PARTITION BY f.thread_id, f.status = 'queued' ORDER BY f.position) - 1
                    AS earlier
-        FROM (
-            SELECT k.run_id, k.thread_id, k.status, k.position
-            FROM aiodurable_runs k
-            WHERE k.claim_state = 'scheduled' AND k.scheduled_at <= pg_catalog.now()
-            ORDER BY k.scheduled_at
-            LIMIT :most::integer
-            FOR UPDATE OF k SKIP LOCKED
-        ) k
+        FROM found f
     ) d
-    WHERE r.run_id = d.run_id
-    RETURNING r.run_id, r.thread_id, r.queue, r.on_busy, r.claim_state
+    WHERE r.run_id = d.run_id AND NOT d.interrupts
+    RETURNING r.queue, r.claim_state
 ),
 woken AS MATERIALIZED (
     SELECT pg_catalog.count(pg_catalog.pg_notify('aiodurable_queue', q.queue)) AS queues
@@ -481,19 +485,21 @@ woken AS MATERIALIZED (
     WHERE q.ready > :free::integer::numeric AND
     -- include: queue.a_worker_sleeps
 )
-SELECT d.run_id, d.thread_id, d.on_busy, d.claim_state
-FROM due d
+SELECT f.run_id, f.thread_id, f.interrupts
+FROM found f
 CROSS JOIN woken
 
 -- name: interrupts_now
--- params: run_id
--- aiodurable_runs_pkey. A run before which others make way, and which is due: it waits for them.
--- The short wait is the whole transaction's: interrupt of busy.sql comes after this.
+-- params: run_ids
+-- aiodurable_runs_pkey, which || '' keeps from reading all that is scheduled. Runs before which
+-- others make way, and which are due: they wait for them. The short wait is the whole
+-- transaction's: interrupt of busy.sql comes after this.
 UPDATE aiodurable_runs r
 SET claim_state = 'blocked'
-WHERE r.run_id = :run_id AND r.claim_state = 'scheduled' AND r.status = 'queued'
+WHERE r.run_id = ANY (:run_ids::text[]) AND r.claim_state || '' = 'scheduled'
+  AND r.status = 'queued'
 -- include: runs.short_wait
-RETURNING r.run_id
+RETURNING r.thread_id, r.run_id, r.on_busy, r.scheduled_at, r.position
 
 -- name: signs
 -- params: queues

@@ -92,7 +92,7 @@ async def test_an_idle_worker_reads_a_few_pages_a_look(crowd: Any, mode: str) ->
 
 
 IDLE = {
-    "due": (500, 10),
+    "due": (500, 10, []),
     "signs": (["empty"],),
     "abandoned": ("host:1", "host:1#1", [], ["host:1#1"], 60.0),
     "orphans": (["g"], 10.0),

@@ -90,36 +90,66 @@ async def test_a_locked_row_that_is_to_make_way_holds_up_no_other(
         assert (await durable.runs.get(run_id)).status is RunStatus.SUPERSEDED
 
 
-async def test_many_runs_whose_threads_are_locked_are_waited_for_at_once(
+async def test_many_runs_that_are_due_make_way_at_once_and_those_of_locked_threads_hide_none(
     durable: Durable, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A wait for each would take a worker twenty seconds, in which it claims nothing."""
-    waits = 0
+    together: list[int] = []
 
-    async def counted(*args: Any, **kwargs: Any) -> Any:
-        nonlocal waits
-        waits += 1
-        return await interrupt(*args, **kwargs)
+    async def counted(fetch: Any, newcomers: Any) -> Any:
+        newcomers = list(newcomers)
+        together.append(len(newcomers))
+        return await interrupt(fetch, newcomers)
 
     monkeypatch.setattr(claims, "interrupt", counted)
-    threads = [f"locked-{n}" for n in range(200)]
-    await durable.runs.create_many(NewRun(thread_id=one, graph="g", input=INPUT) for one in threads)
+    monkeypatch.setattr(claims, "_MOST_DUE", 100)
+    threads = [f"locked-{n}" for n in range(250)]
+    others = [f"other-{n}" for n in range(60)]
+    await durable.runs.create_many(
+        NewRun(thread_id=one, graph="g", input=INPUT) for one in [*threads, *others]
+    )
     await durable.runs.create_many(
         NewRun(
             thread_id=one, graph="g", input=INPUT, run_id=f"due-{one}", on_busy="interrupt", after=0
         )
-        for one in [*threads, "other"]
+        for one in [*threads, *others]
     )
+    await accept(durable, "plain")
     await db.execute(
-        "UPDATE aiodurable_runs SET claim_state = 'scheduled' WHERE run_id LIKE 'due-%'"
+        "UPDATE aiodurable_runs SET claim_state = 'scheduled', scheduled_at = now() - CASE"
+        " WHEN thread_id LIKE 'locked-%' THEN interval '2 min' ELSE interval '1 min' END"
+        " WHERE run_id LIKE 'due-%' OR run_id = 'plain'"
     )
     worker = Claims(services_of(durable), ["default"])
     async with db.transaction():
         await db.execute(LOCK)
         await within(HELD_S, worker.tidy([]), what="a look at what is due")
-    assert waits == 1, "of the thread that nobody has locked"
+        for run_id in ("due-other-59", "plain"):
+            assert (await durable.runs.get(run_id)).claim_state == "ready"
+    assert sum(together) == 60
+    assert len(together) <= 2, "one statement a look"
     await worker.tidy([])
     assert (await durable.runs.get("due-locked-7")).claim_state == "ready"
+    assert together[-1] == 100
+
+
+async def test_of_runs_of_a_thread_that_are_due_together_the_last_one_takes_the_place(
+    durable: Durable, db: asyncpg.Connection
+) -> None:
+    await accept(durable, "t")
+    for run_id, on_busy in (("first", "rollback"), ("second", "interrupt")):
+        await durable.runs.create("t", "g", INPUT, run_id=run_id, on_busy=on_busy, after=60)
+    await db.execute(
+        "UPDATE aiodurable_runs SET scheduled_at = now() - interval '1 s' * position"
+        " WHERE claim_state = 'scheduled'"
+    )
+    await Claims(services_of(durable), ["default"]).tidy([])
+    rows = await db.fetch("SELECT run_id, status, interrupted_by, claim_state FROM aiodurable_runs")
+    assert {tuple(row) for row in rows} == {
+        ("t", "superseded", "first", None),
+        ("second", "superseded", "first", None),
+        ("first", "queued", None, "ready"),
+    }, "first was due after second"
 
 
 async def test_a_schedule_whose_thread_is_locked_holds_up_no_other(

@@ -12,6 +12,7 @@ import pytest
 from aiodurable.durable import Durable
 from aiodurable.errors import RunCancelledError
 from aiodurable.models import ClaimState, RunStatus, ThreadStatus
+from aiodurable.queue.new_run import NewRun
 from aiodurable.settings import Settings
 from tests.support.busy_threads import INPUT, NEW, Held, at_work, graphs, stored
 from tests.support.internals import services_of
@@ -112,6 +113,26 @@ async def test_interrupting_runs_that_come_at_once_leave_one_of_them(
     last = max(found, key=lambda run: run.token or 0)
     assert last.status is RunStatus.COMPLETE
     assert {run.status for run in found} <= {RunStatus.COMPLETE, RunStatus.SUPERSEDED}
+
+
+async def test_of_interrupting_runs_that_are_accepted_together_the_last_one_is_left(
+    durable: Durable,
+) -> None:
+    """And what is accepted after it."""
+    accepted = await durable.runs.create_many(
+        NewRun(thread_id="t", graph="chain", input=NEW, run_id=run_id, on_busy=on_busy)
+        for run_id, on_busy in (
+            ("a", "enqueue"),
+            ("b", "rollback"),
+            ("c", "interrupt"),
+            ("d", "enqueue"),
+        )
+    )
+    assert [run.run_id for run in accepted] == ["a", "b", "c", "d"]
+    async with durable.work():
+        assert await durable.runs.wait("d", timeout=20) == {"xs": ["new", "a", "b"] * 2}
+    found = [(await durable.runs.get(run_id)).status for run_id in "abcd"]
+    assert found == [RunStatus.SUPERSEDED] * 2 + [RunStatus.COMPLETE] * 2
 
 
 @pytest.mark.parametrize("on_busy", ["interrupt", "rollback"])
