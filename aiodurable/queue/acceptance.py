@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Any, Final, TypeVar
@@ -18,7 +18,7 @@ from aiodurable.postgres.sql import load
 from aiodurable.queue.new_run import NewRun, Row
 from aiodurable.queue.records import SQL, queued_record
 from aiodurable.runs.accepted import Accepted
-from aiodurable.runs.busy import INTERRUPTING, Newcomer, interrupt
+from aiodurable.runs.busy import INTERRUPTING, Newcomer, interrupt, locked_threads
 from aiodurable.runs.services import Services
 
 __all__ = ["Acceptance"]
@@ -115,6 +115,19 @@ class Acceptance:
         records = {row["run_id"]: queued_record(row) for row in written}
         await self._interrupt(fetch, rows, records)
         return records
+
+    async def locked(self, fetch: Fetch, threads: Iterable[tuple[str | None, str]]) -> set[str]:
+        """Of these threads, each with an on_busy, those for which `written` would wait: another
+        transaction has locked a run that is to make way, or accepts one that looks at the thread as
+        this one does. None: a new thread. The others are locked until the end of the transaction of
+        `fetch`.
+        """
+        known = [(thread_id, on_busy) for thread_id, on_busy in threads if thread_id is not None]
+        keys = {self._alone_key(thread_id): thread_id for thread_id, how in known if _is_alone(how)}
+        if not keys:
+            return set()
+        busy = {keys[row["key"]] for row in await fetch(SQL["alone_now"], sorted(keys))}
+        return busy | await locked_threads(fetch, {a for a, how in known if how in INTERRUPTING})
 
     def _alone_key(self, thread_id: str) -> int:
         return own_lock_key(f"create {thread_id}", self.namespace)

@@ -18,11 +18,11 @@ from typing import Any, Final, NoReturn
 from aiodurable.errors import AiodurableError, InvalidArgumentError
 from aiodurable.models import RunStatus
 from aiodurable.postgres.errors import DRIVER_FAILURES
+from aiodurable.postgres.fetch import Fetch
 from aiodurable.queue.acceptance import Acceptance
 from aiodurable.queue.new_run import Row
 from aiodurable.queue.schedule_records import SQL, slot_row, timetable_of
 from aiodurable.queue.slots import Firing, due_at, firing
-from aiodurable.runs.busy import INTERRUPTING, locked_threads
 from aiodurable.runs.services import Services
 
 __all__ = ["Scheduler"]
@@ -30,7 +30,7 @@ __all__ = ["Scheduler"]
 _log = logging.getLogger(__name__)
 
 _MOST: Final = 100
-"""Schedules in one transaction."""
+"""Schedules that one statement locks."""
 
 
 class Scheduler:
@@ -70,13 +70,11 @@ class Scheduler:
 
     async def fire(self) -> int:
         """Fire what is due and no other worker fires at this moment; how many schedules that were.
-        At most a hundred. One whose thread another transaction has locked stays due.
+        At most two hundred. One whose thread another transaction has locked stays due, and hides
+        none behind it.
         """
         async with self._services.checkpoints.database.transaction() as fetch:
-            due = await fetch(SQL["due"], self.now, _MOST)
-            interrupting = {row["thread_id"] for row in due if row["on_busy"] in INTERRUPTING}
-            locked = await locked_threads(fetch, interrupting - {None})
-            due = [row for row in due if row["thread_id"] not in locked]
+            due = await self._due(fetch)
             if not due:
                 return 0
             steps = await asyncio.to_thread(lambda: [_step(row) for row in due])
@@ -95,6 +93,19 @@ class Scheduler:
             if step.note is not None:
                 _log.warning("schedule %r is paused: %s", row["schedule_id"], step.note)
         return len(advanced)
+
+    async def _due(self, fetch: Fetch) -> list[Mapping[str, Any]]:
+        """What is due, and waits for no other transaction; it is locked."""
+        found, seen = list[Mapping[str, Any]](), list[str]()
+        while True:
+            due = await fetch(SQL["due"], self.now, _MOST, seen)
+            locked = await self._acceptance.locked(
+                fetch, ((row["thread_id"], row["on_busy"]) for row in due)
+            )
+            found += (row for row in due if row["thread_id"] not in locked)
+            if not locked or len(due) < _MOST or len(found) >= _MOST:
+                return found
+            seen += (row["schedule_id"] for row in due)
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,8 +50,8 @@ def pages(explained: str) -> int:
     ("statement", "arguments", "most"),
     [
         ("next_due", (None,), 10),
-        ("due", (datetime(2020, 1, 1, tzinfo=UTC), 100), 10),
-        ("due", (NOW, 100), 150),
+        ("due", (datetime(2020, 1, 1, tzinfo=UTC), 100, []), 10),
+        ("due", (NOW, 100, []), 150),
         ("get", ("s8",), 10),
         ("lock", ("s8", None), 15),
         ("page", ("s8", 10, None, None), 30),
@@ -80,7 +80,7 @@ async def test_a_statement_reads_no_more_than_it_needs(
 async def test_what_is_due_comes_with_how_its_runs_ended(crowd: Any) -> None:
     await crowd.execute("UPDATE aiodurable_runs SET status = 'failed' WHERE run_id > 'r9'")
     async with crowd.transaction():
-        rows = await crowd.fetch(SCHEDULES["due"], NOW, 100)
+        rows = await crowd.fetch(SCHEDULES["due"], NOW, 100, [])
     assert [row["schedule_id"] for row in rows] == [f"s{n}" for n in range(0, 20, 2)]
     outcomes = {row["schedule_id"]: row["outcomes"] for row in rows}
     assert outcomes.pop("s8") == ["failed"] * 3

@@ -108,6 +108,14 @@ SELECT pg_catalog.pg_advisory_xact_lock(:key::bigint)
 WHERE true
 -- include if own_transaction: runs.short_wait
 
+-- name: alone_now
+-- params: keys
+-- No table. As alone, without a wait. Returns the keys that another transaction has.
+SELECT k.key
+FROM (SELECT u.key, pg_catalog.pg_try_advisory_xact_lock(u.key) AS mine
+      FROM pg_catalog.unnest(:keys::bigint[]) AS u (key)) k
+WHERE NOT k.mine
+
 -- name: existing
 -- params: run_ids, dedup_keys
 -- aiodurable_runs_pkey; aiodurable_runs_dedup_idx. The runs that keep these run ids and dedup

@@ -141,9 +141,10 @@ ORDER BY s.next_at
 LIMIT 1
 
 -- name: due
--- params: now, most
+-- params: now, most, seen
 -- aiodurable_schedules_next_idx; aiodurable_runs_schedule_idx backwards, once for each that pauses
--- on failure. What is due, its rows locked; what another process has locked is left to it.
+-- on failure. What is due, its rows locked; what another process has locked is left to it, and what
+-- the caller has seen is left out.
 -- outcomes: of the newest runs that are over, the newest first. A process that freezes meanwhile
 -- keeps its rows no longer than the timeout of its transaction.
 WITH locked AS MATERIALIZED (
@@ -153,6 +154,7 @@ WITH locked AS MATERIALIZED (
     -- include: record
     FROM aiodurable_schedules s
     WHERE s.paused_at IS NULL AND s.next_at <= coalesce(:now::timestamptz, pg_catalog.now())
+      AND s.schedule_id <> ALL (:seen::text[])
     ORDER BY s.next_at
     LIMIT :most::integer
     FOR UPDATE OF s SKIP LOCKED

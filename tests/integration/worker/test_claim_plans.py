@@ -153,7 +153,7 @@ READS: dict[str, tuple[tuple[Any, ...], int]] = {
 
 def test_no_statement_of_a_queue_is_left_out() -> None:
     whole = {"queues", "page"}  # what waits in all queues; as its filters say
-    no_table = {"alone", "wake"}
+    no_table = {"alone", "alone_now", "wake"}
     in_run_list_plans = {"newest", "oldest_scanned", "few_unfinished", "few_waiting"}
     assert QUEUE.keys() - READS.keys() == whole | no_table | in_run_list_plans
 

@@ -16,6 +16,7 @@ from aiodurable.queue.new_run import NewRun
 from aiodurable.runs.busy import interrupt
 from aiodurable.settings import Settings
 from aiodurable.worker import claims
+from aiodurable.worker import scheduler as scheduler_module
 from aiodurable.worker.claims import Claimed, Claims
 from aiodurable.worker.scheduler import Scheduler
 from tests.support.internals import services_of
@@ -169,6 +170,48 @@ async def test_a_schedule_whose_thread_is_locked_holds_up_no_other(
         assert await scheduler.fire() == 0
     assert await scheduler.fire() == 1
     assert (await durable.runs.get(LOCKED[0])).status is RunStatus.SUPERSEDED
+
+
+async def test_schedules_whose_threads_are_locked_hide_none_behind_them(
+    durable: Durable, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler_module, "_MOST", 2)
+    for n in range(5):
+        await accept(durable, f"locked-{n}")
+    now = datetime.now(UTC)
+    async with db.transaction():
+        await db.execute(LOCK)
+        for n in range(5):
+            await durable.schedules.create(
+                f"stays-{n}", "g", INPUT, every=1, thread_id=f"locked-{n}", on_busy="interrupt"
+            )
+        await durable.schedules.create("fires", "g", INPUT, every=1, starts_at=now + 2 * SECOND)
+        scheduler = Scheduler(
+            services_of(durable), durable.settings.namespace, now=now + 3 * SECOND
+        )
+        assert await within(HELD_S, scheduler.fire(), what="the schedules that fire") == 1
+        assert (await durable.schedules.get("fires")).fired == 1
+    while await scheduler.fire():
+        pass
+    assert (await durable.schedules.get("stays-4")).fired == 1
+
+
+@pytest.mark.parametrize("on_busy", ["reject", "interrupt"])
+async def test_a_run_that_is_being_accepted_holds_up_no_schedule_of_another_thread(
+    durable: Durable, db: asyncpg.Connection, on_busy: Any
+) -> None:
+    async with db.transaction():
+        await durable.runs.create("t", "g", INPUT, on_busy=on_busy, conn=db)
+        for schedule_id, thread_id in (("stays", "t"), ("fires", "free")):
+            await durable.schedules.create(
+                schedule_id, "g", INPUT, every=1, thread_id=thread_id, on_busy=on_busy
+            )
+        scheduler = Scheduler(
+            services_of(durable), durable.settings.namespace, now=datetime.now(UTC) + 3 * SECOND
+        )
+        assert await within(HELD_S, scheduler.fire(), what="the schedules that fire") == 1
+        assert (await durable.schedules.get("fires")).fired == 1
+    assert await scheduler.fire() == 1
 
 
 async def test_a_locked_row_of_a_queue_with_limits_holds_up_no_other_queue(
