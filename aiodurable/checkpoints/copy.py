@@ -77,11 +77,12 @@ async def create_thread(
     database: PsycopgPool, fence: Fence, *, serde: SerializerProtocol
 ) -> AsyncGenerator[ThreadCopy, None]:
     """Open a transaction that creates the thread of `fence`. An exception of the body rolls it
-    back.
+    back. It waits for locked rows only shortly: see `patiently`.
 
     Raises:
         LeaseLostError: another lease has replaced this one.
         ThreadExistsError: the thread has checkpoints already.
+        StatementRefusedError: another transaction has locked a row of the thread.
         PostgresUnavailableError: Postgres cannot be reached.
     """
     fence.check()

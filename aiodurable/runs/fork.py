@@ -12,6 +12,7 @@ from langgraph.checkpoint.base.id import uuid6
 from aiodurable.checkpoints.copy import create_thread
 from aiodurable.errors import CheckpointNotFoundError, InvalidArgumentError, ThreadExistsError
 from aiodurable.models import RunStatus, ThreadStatus, WorkflowCheckpoint
+from aiodurable.postgres.locked_rows import patiently
 from aiodurable.runs.acquire import acquire_lease
 from aiodurable.runs.decision import not_found
 from aiodurable.runs.graphs import BoundGraph
@@ -84,31 +85,36 @@ async def fork(
             )
         run_id = new_run_id()
         saver = services.checkpoints.get_checkpointer()
-        async with create_thread(
-            services.checkpoints.database, lease.fence, serde=saver.serde
-        ) as new:
-            await new.copy(source, checkpoint_id, in_the_step=in_the_step)
-            head = checkpoint_id
-            if change is not None:
-                place = {
-                    "thread_id": lease.thread_id,
-                    "aiodurable_run_id": run_id,
-                    "aiodurable_graph_name": change.graph.name,
-                }
-                updated = await change.graph.saving_to(new.saver).aupdate_state(
-                    {"configurable": place}, change.values, change.as_node
+
+        async def create() -> None:
+            async with create_thread(
+                services.checkpoints.database, lease.fence, serde=saver.serde
+            ) as new:
+                await new.copy(source, checkpoint_id, in_the_step=in_the_step)
+                head = checkpoint_id
+                if change is not None:
+                    place = {
+                        "thread_id": lease.thread_id,
+                        "aiodurable_run_id": run_id,
+                        "aiodurable_graph_name": change.graph.name,
+                    }
+                    updated = await change.graph.saving_to(new.saver).aupdate_state(
+                        {"configurable": place}, change.values, change.as_node
+                    )
+                    head = updated["configurable"]["checkpoint_id"]  # pyright: ignore[reportTypedDictNotRequiredAccess]
+                await services.ledger.forked(
+                    new.fetch_one,
+                    run_id,
+                    fence=lease.fence,
+                    graph=graph,
+                    base_checkpoint_id=head,
+                    source=source,
+                    checkpoint_id=checkpoint_id,
+                    in_the_step=in_the_step,
                 )
-                head = updated["configurable"]["checkpoint_id"]  # pyright: ignore[reportTypedDictNotRequiredAccess]
-            await services.ledger.forked(
-                new.fetch_one,
-                run_id,
-                fence=lease.fence,
-                graph=graph,
-                base_checkpoint_id=head,
-                source=source,
-                checkpoint_id=checkpoint_id,
-                in_the_step=in_the_step,
-            )
+
+        what = f"fork thread {source!r} to thread {lease.thread_id!r}"
+        await patiently(create, what, lease.thread_id, row="a row of the new thread")
         return await _status_of(services, lease, run_id)
 
 

@@ -261,6 +261,8 @@ class Threads(ThreadReads):
             CheckpointNotFoundError: it has no such checkpoint, or none any more.
             ThreadExistsError: the new thread already has checkpoints or runs.
             WorkflowAlreadyRunningError: somebody holds the lease of the new thread.
+            LockTimeoutError: another transaction kept a row of the new thread locked; it does not
+                exist then.
             GraphNotRegisteredError: there are values, no graph was given, and the ledger names none
                 that is registered.
             InvalidArgumentError: more than one place, or a thread_id that cannot be stored.

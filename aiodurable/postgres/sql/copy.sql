@@ -1,13 +1,14 @@
 -- name: lock_empty_thread
 -- params: thread_id
 -- aiodurable_fences_pkey, and the primary keys of LangGraph's tables by their first column. No
--- lease of the thread begins until the transaction ends.
+-- lease of the thread begins until the transaction ends. The short wait is the whole transaction's.
 SELECT f.token, f.lease_id,
        EXISTS (SELECT 1 FROM checkpoints WHERE thread_id = :thread_id)
            OR EXISTS (SELECT 1 FROM checkpoint_writes WHERE thread_id = :thread_id)
            OR EXISTS (SELECT 1 FROM checkpoint_blobs WHERE thread_id = :thread_id) AS occupied
 FROM aiodurable_fences f
 WHERE f.thread_id = :thread_id
+-- include: runs.short_wait
 FOR SHARE OF f
 
 -- name: copy_checkpoint

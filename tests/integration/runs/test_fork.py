@@ -17,12 +17,17 @@ from aiodurable.errors import (
     CheckpointNotFoundError,
     GraphNotRegisteredError,
     InvalidArgumentError,
+    LeaseLostError,
+    LockTimeoutError,
     ThreadNotFoundError,
     WorkflowAlreadyRunningError,
     WorkflowExecutionError,
 )
+from aiodurable.postgres import locked_rows
+from aiodurable.runs import fork
 from tests.support.ledger_view import Ledger
 from tests.support.scenario_graphs import BREAKS, GRAPHS, chain, fan, ok
+from tests.support.waiting import within
 
 INPUT: dict[str, Any] = {"xs": []}
 
@@ -353,9 +358,6 @@ async def test_what_cannot_be_forked_is_refused_and_leaves_nothing(
 async def test_a_fork_whose_lease_was_taken_over_leaves_nothing(
     durable: Durable, dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from aiodurable.errors import LeaseLostError
-    from aiodurable.runs import fork
-
     await ran(durable, abc())
     create_thread = fork.create_thread
 
@@ -370,3 +372,24 @@ async def test_a_fork_whose_lease_was_taken_over_leaves_nothing(
     with pytest.raises(LeaseLostError):
         await durable.threads.fork("t", "copy")
     assert not any(rows(dsn, "copy")[:4])
+
+
+async def test_a_fork_waits_for_a_locked_row_a_bounded_time_and_leaves_nothing(
+    durable: Durable, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await ran(durable, abc())
+    create_thread = fork.create_thread
+    with psycopg.connect(dsn) as other:
+
+        def locked(database: Any, fence: Any, **options: Any) -> Any:
+            other.execute("SELECT FROM aiodurable_fences WHERE thread_id = 'copy' FOR UPDATE")
+            return create_thread(database, fence, **options)
+
+        with monkeypatch.context() as during:
+            during.setattr(fork, "create_thread", locked)
+            during.setattr(locked_rows, "PATIENCE_S", 0.3)
+            with pytest.raises(LockTimeoutError, match="cannot fork thread 't' to thread 'copy'"):
+                await within(10, durable.threads.fork("t", "copy"))
+        assert not any(rows(dsn, "copy")[:4])
+        other.rollback()
+    assert (await durable.threads.fork("t", "copy")).status == "complete"
