@@ -391,7 +391,8 @@ class Durable:
 
         Raises (on entering):
             WorkflowAlreadyRunningError: another run holds the thread; the error names its holder.
-            LockTimeoutError: the thread did not become free in time.
+            LockTimeoutError: the thread did not become free in time; or another transaction kept
+                its fence, or a run that is to make way, locked for 10 seconds.
             WorkflowExecutionError: what an earlier run wrote cannot be removed ("rollback").
             InvalidArgumentError: thread_id, run_id, config or an option is invalid.
             ConfigurationError, GraphNotRegisteredError: the graph cannot be used.

@@ -374,6 +374,8 @@ class DurableSaver(AsyncPostgresSaver):
         Raises:
             WorkflowAlreadyRunningError: it is leased; nothing was deleted.
             LeaseLostError: the lease of `config` was lost; nothing was deleted.
+            LockTimeoutError: another transaction kept a row of it locked for 10 seconds; nothing
+                was deleted.
         """
         await self._maintenance.remove([str(thread_id)], own=session_in(config))
 
@@ -399,6 +401,8 @@ class DurableSaver(AsyncPostgresSaver):
             WorkflowAlreadyRunningError: a thread is leased. "delete" has deleted nothing;
                 "keep_latest" has pruned the threads before it.
             LeaseLostError: this process has lost its lease of a thread; as above.
+            LockTimeoutError: another transaction kept a row of a thread locked for 10 seconds; as
+                above.
         """
         if isinstance(thread_ids, str):
             raise TypeError("thread_ids must be a sequence of thread IDs, not a str")
@@ -424,7 +428,7 @@ class DurableSaver(AsyncPostgresSaver):
         Raises:
             ThreadNotFoundError: the source has no checkpoint.
             ThreadExistsError: the target has rows already; nothing was copied.
-            WorkflowAlreadyRunningError, LeaseLostError: the target is leased, as for
+            WorkflowAlreadyRunningError, LeaseLostError, LockTimeoutError: of the target, as for
                 `adelete_thread`.
         """
         await self._maintenance.copy(source_thread_id, target_thread_id, own=session_in(config))
@@ -446,7 +450,7 @@ class DurableSaver(AsyncPostgresSaver):
         Raises:
             NotImplementedError: later checkpoints of a thread use a `DeltaChannel`, so their state
                 depends on deleted ones; nothing was deleted.
-            WorkflowAlreadyRunningError, LeaseLostError: a thread is leased, as for
+            WorkflowAlreadyRunningError, LeaseLostError, LockTimeoutError: of a thread, as for
                 `adelete_thread`.
         """
         ids = [str(run_id) for run_id in run_ids]

@@ -343,7 +343,8 @@ class Runs:
 
         Raises:
             RunNotFoundError: it was never accepted.
-            LockTimeoutError: the run did not end in time; the request stays.
+            LockTimeoutError: the run did not end in time, and the request stays; or another
+                transaction kept its row locked for 10 seconds, and nothing was requested.
         """
         check_seconds("timeout", timeout)
         validate_run_id(run_id)
@@ -366,6 +367,8 @@ class Runs:
 
         Raises:
             InvalidArgumentError: an invalid filter, or none at all.
+            LockTimeoutError: another transaction kept a run locked for 10 seconds; those of the
+                pages before are cancelled.
         """
         if not any(value is not None for value in filters.values()):
             raise InvalidArgumentError(
@@ -394,6 +397,8 @@ class Runs:
             RunNotFoundError: it was never accepted.
             ThreadCompleteError: it is complete.
             ThreadInterruptedError: it waits for an answer.
+            LockTimeoutError: another transaction kept its row locked for 10 seconds; nothing was
+                written.
             InvalidArgumentError: it was given up for another run, has no graph's name, or another
                 run that is not over has its dedup_key.
         """

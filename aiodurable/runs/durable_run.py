@@ -138,6 +138,8 @@ class DurableRun(HeldThread, Generic[InputT, OutputT, ContextT]):
                 that is named was accepted with another input; nothing was written.
             ResultPrunedError: the run is complete, but its result is not stored any more.
             LeaseLostError: the lease was lost; its next holder goes on from the last checkpoint.
+            LockTimeoutError: another transaction kept the run's row or the thread's fence locked
+                for 10 seconds when the run began or ended; the same call goes on with it.
             RunCancelledError: somebody cancelled the run; see `Threads.cancel`.
             Exception: a node's own, as it was raised; also one of the unfinished run, and the input
                 was not taken then.
@@ -264,6 +266,7 @@ class DurableRun(HeldThread, Generic[InputT, OutputT, ContextT]):
             AlreadyAnsweredError: the question was answered otherwise; or the same bare answer was
                 given to an earlier question under another lease, and may have been delivered twice.
             ThreadInterruptedError: several questions are open, and no dict of ids came.
+            LockTimeoutError: as `ainvoke`.
             ValidationError: pydantic's, where the question's `response_schema` refuses the answer;
                 it is still open.
         """

@@ -163,7 +163,8 @@ class Threads(ThreadReads):
 
         Raises:
             ThreadNotFoundError: the thread has no checkpoint and no run.
-            LockTimeoutError: the run did not end in time; the request stays.
+            LockTimeoutError: the run did not end in time, and the request stays; or another
+                transaction kept its row locked for 10 seconds, and nothing was requested.
             InvalidArgumentError: a thread_id that cannot be stored, or a timeout without `wait`.
         """
         return await cancel(self._opened(), thread_id, wait=wait, timeout=timeout)
@@ -196,6 +197,8 @@ class Threads(ThreadReads):
         Raises:
             InvalidArgumentError: a thread_id, a name or a value that cannot be stored, or a value
                 of a class that the thread's graph may not build; nothing was sent.
+            LockTimeoutError: another transaction kept the run that waits for it locked for 10
+                seconds; nothing was sent.
         """
         services = self._opened()
         validate_thread_id(thread_id)
