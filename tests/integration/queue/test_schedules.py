@@ -334,9 +334,11 @@ async def test_a_schedule_that_another_transaction_creates_is_not_waited_for_wit
 ) -> None:
     monkeypatch.setattr(locked_rows, "PATIENCE_S", 0.3)
     await created(durable)
-    columns = await db.fetchval(
-        "SELECT string_agg(attname, ', ') FROM pg_attribute"
-        " WHERE attrelid = 'aiodurable_schedules'::regclass AND attnum > 0 AND NOT attisdropped"
+    columns = str(
+        await db.fetchval(
+            "SELECT string_agg(attname, ', ') FROM pg_attribute"
+            " WHERE attrelid = 'aiodurable_schedules'::regclass AND attnum > 0 AND NOT attisdropped"
+        )
     )
     async with db.transaction():
         await db.execute(
