@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from aiodurable.advice import advising
+from aiodurable.advice import advising, of_stored
 
-__all__ = ["COMMANDS", "with_commands"]
+__all__ = ["COMMANDS", "stored_with_commands", "with_commands"]
 
 _RESUME: Final = "`aiodurable threads resume THREAD`"
 _PAST_GATE: Final = "`aiodurable threads resume THREAD --past-gate`"
@@ -55,3 +55,6 @@ COMMANDS: Final[Mapping[str, str]] = MappingProxyType(
 
 with_commands: Final = advising(COMMANDS)
 """A message of the library for a person at the command line."""
+
+stored_with_commands: Final = of_stored(with_commands)
+"""The same for the error of a run's row."""

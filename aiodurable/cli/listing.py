@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from aiodurable.cli.advice import stored_with_commands
 from aiodurable.cli.database import dsn_option, open_read_only
 from aiodurable.cli.format import age, one_line, quoted, shell_word
 from aiodurable.cli.table import Column, print_table, terminal_width, wide_option
@@ -147,11 +148,9 @@ def _more(thread: WorkflowCheckpoint) -> tuple[str, ...]:
 def _what(thread: WorkflowCheckpoint) -> str:
     """The most important fact about a thread."""
     if thread.error:
-        return (
-            f"{' > '.join(map(quoted, thread.failed_path))}: {thread.error}"
-            if thread.failed_path
-            else thread.error
-        )
+        error = stored_with_commands(thread.error)
+        path = " > ".join(map(quoted, thread.failed_path))
+        return f"{path}: {error}" if path else error
     if thread.interrupts:
         values = (getattr(question, "value", question) for question in thread.interrupts)
         return f"asks: {'; '.join(map(shown, values))}"

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from aiodurable.cli.advice import stored_with_commands
 from aiodurable.cli.app import app_option, load_app
 from aiodurable.cli.audit import record
 from aiodurable.cli.create_many import create_many
@@ -198,9 +199,10 @@ def _print(run: RunRecord, *, as_json: bool) -> None:
         return
     click.echo(_line(run))
     for attempt in run.earlier_attempts:
-        click.echo(f"  earlier: {attempt.outcome}  {one_line(attempt.error or '')}".rstrip())
+        error = one_line(stored_with_commands(attempt.error or ""))
+        click.echo(f"  earlier: {attempt.outcome}  {error}".rstrip())
     if run.error:
-        click.echo(f"  error: {one_line(run.error)}")
+        click.echo(f"  error: {one_line(stored_with_commands(run.error))}")
     if run.traceback:
         click.echo(lines(run.traceback))
 

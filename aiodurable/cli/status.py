@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from aiodurable.cli.advice import stored_with_commands
 from aiodurable.cli.database import dsn_option, open_read_only
 from aiodurable.cli.exit_codes import Exit, FailedCommand
 from aiodurable.cli.format import age, one_line, quoted
@@ -112,7 +113,7 @@ def _described(thread: WorkflowCheckpoint) -> Iterator[tuple[str, str]]:
     if thread.failed_node:
         yield "failed in", " > ".join(map(quoted, thread.failed_path or (thread.failed_node,)))
     if thread.error:
-        yield "error", thread.error
+        yield "error", stored_with_commands(thread.error)
     for question in thread.interrupts:
         yield "asks", shown(getattr(question, "value", question))
     if thread.updated_at:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from aiodurable.cli.advice import stored_with_commands
 from aiodurable.cli.database import dsn_option, open_read_only
 from aiodurable.cli.exit_codes import Exit
 from aiodurable.cli.format import lines, one_line
@@ -71,6 +72,6 @@ def _print_texts(found: Why) -> None:
     from aiodurable.jsonable import shown  # noqa: PLC0415 - as above
 
     if found.status.error is not None:
-        click.echo(f"\nerror: {one_line(found.status.error)}")
+        click.echo(f"\nerror: {one_line(stored_with_commands(found.status.error))}")
     for question in found.status.interrupts:
         click.echo(f"\nasks: {one_line(shown(getattr(question, 'value', question)))}")

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from aiodurable.advice import advising
+from aiodurable.advice import advising, of_stored
 
-__all__ = ["BUTTONS", "with_buttons"]
+__all__ = ["BUTTONS", "stored_with_buttons", "with_buttons"]
 
 _RUN: Final = "the run's page"
 _THREAD: Final = "the thread's page"
@@ -46,3 +46,6 @@ BUTTONS: Final[Mapping[str, str]] = MappingProxyType(
 
 with_buttons: Final = advising(BUTTONS)
 """A message of the library for a person at a page."""
+
+stored_with_buttons: Final = of_stored(with_buttons)
+"""The same for the error of a run's row."""

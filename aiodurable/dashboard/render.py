@@ -1,10 +1,10 @@
 """Makes HTML of a `Page`: one Jinja2 environment, autoescape always on, and what its templates use.
 
-The filters for people: `visible` for names and one-line texts, `lines` for tracebacks, `moment` for
-times, `since` for ages, `duration` for seconds, `number` for counts, `size` for bytes. `exact` is
-for attributes that are sent back: without it, a hidden character becomes its code in whatever a
-template prints. A form about one thread names it in its action, because browsers change line ends
-in fields.
+The filters for people: `visible` for names and one-line texts, `error` for that of a run's row,
+`lines` for tracebacks, `moment` for times, `since` for ages, `duration` for seconds, `number` for
+counts, `size` for bytes. `exact` is for attributes that are sent back: without it, a hidden
+character becomes its code in whatever a template prints. A form about one thread names it in its
+action, because browsers change line ends in fields.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from aiodurable.byte_size import byte_size
+from aiodurable.dashboard.advice import stored_with_buttons
 from aiodurable.dashboard.context import Context, Page
 from aiodurable.dashboard.navigation import PAGES
 from aiodurable.dashboard.visible import visible, visible_lines
@@ -98,6 +99,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "visible": visible,
+        "error": _error,
         "exact": _exact,
         "lines": visible_lines,
         "moment": _moment,
@@ -113,6 +115,10 @@ def _environment() -> Environment:
     }
     environment.globals.update(parts)
     return environment
+
+
+def _error(stored: str) -> str:
+    return visible(stored_with_buttons(stored))
 
 
 def _finalised(value: Any) -> Any:

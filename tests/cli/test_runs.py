@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from click.testing import CliRunner, Result
 
+from aiodurable import ThreadPausedError
 from aiodurable.cli.commands import cli
 
 pytestmark = pytest.mark.usefixtures("no_database_by_accident")
@@ -81,6 +82,36 @@ def test_a_refusal_advises_a_command_and_no_call(
     assert refused.exit_code == 1, refused.output
     assert advice in refused.stderr
     assert re.search(r"\w\(|\w=", refused.stderr) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (
+            ThreadPausedError("cannot run thread 't': it is \"paused\"; run.ainvoke() goes on"),
+            r"`aiodurable threads resume THREAD` goes on",
+        ),
+        (ValueError("run.ainvoke() is a node's own word"), "run.ainvoke() is a node's own word"),
+    ],
+    ids=["the library's", "a node's"],
+)
+def test_the_error_of_a_row_advises_a_command_where_it_is_the_librarys(
+    dsn: str, error: Exception, shown: str
+) -> None:
+    aiodurable(dsn, "runs", "create", "t", "order", "--input", "{}", "--run-id", "r")
+    with psycopg.connect(dsn, autocommit=True) as database:
+        database.execute(
+            "UPDATE aiodurable_runs SET status = 'failed', claim_state = NULL, error = %s",
+            [repr(error)],
+        )
+    for words in (
+        ("runs", "show", "r"),
+        ("status", "t"),
+        ("why", "t", "--verbose"),
+        ("threads", "list", "--wide"),
+    ):
+        printed = " ".join(aiodurable(dsn, *words).stdout.split())
+        assert shown in printed, words
 
 
 def test_without_a_database_and_without_tables_the_options_are_advised(empty_dsn: str) -> None:
