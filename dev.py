@@ -33,6 +33,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 if sys.version_info < (3, 11):  # noqa: UP036 - who runs this has read no metadata yet
@@ -129,22 +130,40 @@ def langgraph_suite(*arguments: str) -> int:
 
 
 def lint() -> int:
-    """Every check is run, so that one look shows all that is wrong."""
+    """Every check is run, so that one look shows all that is wrong: together, for the types take one
+    core as long as all others another.
+    """
     python = environment("test", "lint")
     checks = {
         "lint": ("ruff", "check", "."),
         "format": ("ruff", "format", "--check", "."),
-        "types": ("basedpyright",),
+        "layers": ("lint-imports",),
+        "prose": ("pytest", "-q", "tests/contract/test_prose.py"),
         "types of callers": (
             "mypy",
             "--strict",
             "--explicit-package-bases",
             "tests/typing/must_pass.py",
         ),
-        "layers": ("lint-imports",),
-        "prose": ("pytest", "-q", "tests/contract/test_prose.py"),
+        "types": ("basedpyright",),
     }
-    failed = [name for name, check in checks.items() if call(tool(python, check[0]), *check[1:])]
+
+    def output_of(check: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(tool(python, check[0])), *check[1:]],
+            cwd=HERE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+
+    failed: list[str] = []
+    with ThreadPoolExecutor(len(checks)) as together:
+        for name, checked in zip(checks, together.map(output_of, checks.values()), strict=True):
+            print(checked.stdout, end="", flush=True)
+            if checked.returncode:
+                failed.append(name)
     print(
         f"failed: {', '.join(failed)}"
         if failed
