@@ -81,6 +81,8 @@ async def _excludes(statements: LockStatements, dsn: Dsn, *, peers: int, timeout
         for _ in range(peers):
             peers_open.append(await LockStatements.open(dsn, timeout_s=timeout_s))
             if await peers_open[-1].probe_from_peer(key):
+                # Raises where the session has ended meanwhile, and the lock with it.
+                await statements.probe_unlock(key)
                 return False
         return await statements.probe_unlock(key)
     except DRIVER_FAILURES as error:

@@ -98,6 +98,8 @@ def was_ended(error: BaseException | None) -> bool:
     or a crash. Not where it cannot be reached, or is not ready.
     """
     ended = ("57P01", "57P02", "08003", "08006")
+    if isinstance(error, asyncpg.InterfaceError):  # between two statements: it has no SQLSTATE
+        return "connection is closed" in str(error)
     return getattr(error, "sqlstate", None) in ended
 
 
