@@ -707,9 +707,9 @@ GROUP BY h.thread_id
 -- `heads`, as each subgraph is that was called from it. One walk of the index entries of the
 -- thread's subgraphs, some 70 a page, from one namespace with a newer id to the next. ORDER BY and
 -- LIMIT keep the planner from an index that reads the thread's rows, or those written since the
--- last vacuum.
+-- last vacuum. It begins with the columns of a row: they may have a collation of their own.
 entered (thread_id, head_id, checkpoint_ns) AS (
-    SELECT h.thread_id, h.checkpoint_id, ''::text FROM heads h
+    SELECT h.thread_id, h.checkpoint_id, h.checkpoint_ns FROM heads h
     UNION ALL
     SELECT e.thread_id, e.head_id, (
                SELECT c.checkpoint_ns
@@ -745,13 +745,15 @@ entered (thread_id, head_id, checkpoint_ns) AS (
 -- checkpoints_pkey for the heads; for LangGraph's own query of a checkpoint checkpoint_blobs_pkey
 -- and checkpoint_writes_pkey; LIMIT keeps it a look-up.
 WITH RECURSIVE heads AS MATERIALIZED (
-    SELECT a.thread_id, (
-               SELECT c.checkpoint_id
-               FROM checkpoints c
-               WHERE c.thread_id = a.thread_id AND c.checkpoint_ns = ''
-               ORDER BY c.checkpoint_id DESC
-               LIMIT 1) AS checkpoint_id
+    SELECT h.thread_id, h.checkpoint_ns, h.checkpoint_id
     FROM pg_catalog.unnest(:thread_ids::text[]) AS a (thread_id)
+    CROSS JOIN LATERAL (
+        SELECT c.thread_id, c.checkpoint_ns, c.checkpoint_id
+        FROM checkpoints c
+        WHERE c.thread_id = a.thread_id AND c.checkpoint_ns = ''
+        ORDER BY c.checkpoint_id DESC
+        LIMIT 1
+    ) h
 ),
 -- include: inner_heads
 SELECT newest.thread_id, newest.checkpoint, newest.checkpoint_ns, newest.checkpoint_id,
@@ -768,7 +770,7 @@ CROSS JOIN LATERAL (
 -- fragment: heads
 -- checkpoints_pkey. The newest checkpoint of a thread; none, or one.
 heads AS MATERIALIZED (
-    SELECT c.thread_id, c.checkpoint_id
+    SELECT c.thread_id, c.checkpoint_ns, c.checkpoint_id
     FROM checkpoints c
     WHERE c.thread_id = :thread_id AND c.checkpoint_ns = ''
     ORDER BY c.checkpoint_id DESC
@@ -809,7 +811,7 @@ LEFT JOIN LATERAL (
 ,
 -- include: inner_heads
 , places AS MATERIALIZED (
-    SELECT '' AS checkpoint_ns, checkpoint_id FROM heads
+    SELECT checkpoint_ns, checkpoint_id FROM heads
     UNION ALL
     SELECT checkpoint_ns, checkpoint_id FROM inner_heads
 )

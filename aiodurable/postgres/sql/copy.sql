@@ -17,14 +17,14 @@ FOR SHARE OF f
 -- and the index entries of the thread's subgraphs: once, and once more in_the_step. checkpoint_id
 -- is of the root; in_the_step: go on in the middle of the step after it.
 WITH RECURSIVE heads AS MATERIALIZED (
-    SELECT c.thread_id, c.checkpoint_id
+    SELECT c.thread_id, c.checkpoint_ns, c.checkpoint_id
     FROM checkpoints c
     WHERE c.thread_id = :source_thread_id AND c.checkpoint_ns = ''
       AND c.checkpoint_id = :checkpoint_id
 ),
 -- include: checkpoints.entered
 , place AS MATERIALIZED (
-    SELECT '' AS checkpoint_ns, checkpoint_id FROM heads
+    SELECT checkpoint_ns, checkpoint_id FROM heads
     UNION
     -- A subgraph's call has its task's id in its namespace, after a colon; without one it has a
     -- memory, which was this.

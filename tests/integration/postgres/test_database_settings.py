@@ -29,6 +29,7 @@ from aiodurable.postgres.direct import DirectPool
 from aiodurable.postgres.pool import PsycopgPool
 from tests.support.graphs import four_nodes
 from tests.support.postgres import Server
+from tests.support.scenario_graphs import GRAPHS
 from tests.support.waiting import wait_until
 
 START: dict[str, Any] = {"words": [], "told": ""}
@@ -251,3 +252,28 @@ async def test_each_statement_has_a_snapshot_of_its_own_whatever_the_default_iso
         direct = DirectPool(parse_dsn(dsn), role="test", size=1, timeout_s=10)
         assert (await direct.fetch("SHOW transaction_isolation"))[0][0] == "read committed"
         direct.close()
+
+
+OF_THEIR_OWN = """SELECT format('ALTER TABLE %s ALTER %I TYPE text COLLATE "POSIX"', attrelid::regclass, attname)
+FROM pg_attribute WHERE attrelid = ANY ('{checkpoints,checkpoint_writes,checkpoint_blobs}'::regclass[])
+AND attnum > 0 AND atttypid = 'text'::regtype"""
+
+
+async def test_columns_of_langgraphs_tables_may_have_a_collation_of_their_own(dsn: str) -> None:
+    """As they get where a new version of the C library must not change the order of an index."""
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as admin:
+        for (statement,) in await (await admin.execute(OF_THEIR_OWN)).fetchall():
+            await admin.execute(statement.encode())
+    async with Durable(dsn) as durable:
+        graph = GRAPHS["subgraph_with_memory_asking_twice"](durable.checkpointer)
+        async with durable.run("t", graph) as run:
+            await run.ainvoke({"xs": []})
+        await durable.threads.fork("t", "copy")
+        for thread_id, first in (("t", "yes"), ("copy", "no")):
+            for answer in (first, "then"):
+                async with durable.run(thread_id, graph) as run:
+                    result = await run.answer(answer)
+            assert [word for word in result["xs"] if word in ("yes", "no", "then")] == [
+                first,
+                "then",
+            ]
