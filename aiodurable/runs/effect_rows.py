@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from aiodurable.checkpoints.fences import Fence, Standing, read_standing
 from aiodurable.errors import LockTimeoutError, WorkflowExecutionError
 from aiodurable.postgres.batcher import Batcher
 from aiodurable.postgres.direct import DirectPool
+from aiodurable.postgres.locked_rows import PATIENCE_S
 from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.retry import RUN_START
 from aiodurable.postgres.sql import load
@@ -22,9 +23,6 @@ from aiodurable.runs.stored_value import StoredValue
 __all__ = ["EffectKey", "EffectRow", "EffectRows", "EffectState"]
 
 _SQL = load("effects")
-
-_PATIENCE_S: Final = 10.0
-"""Seconds to retry while another transaction locks the thread's fence."""
 
 
 class EffectState(StrEnum):
@@ -149,8 +147,8 @@ class EffectRows:
 
         Raises:
             LeaseLostError: another lease has replaced this one; nothing was written.
-            LockTimeoutError: another transaction locked the fence; nothing was written.
-            WorkflowExecutionError: something else than a run has changed or removed the row.
+            WorkflowExecutionError: something else than a run has changed or removed the row, or
+                locks the fence; nothing was written.
         """
         row = (fence.thread_id, *fence.standing, key.task, key.name, begin_id, state, answers)
         await self._written(self._finish, (*row, *result), fence, f"finish effect {key.name!r}")
@@ -162,7 +160,7 @@ class EffectRows:
         fence: Fence,
         what: str,
     ) -> Mapping[str, Any]:
-        deadline = time.monotonic() + _PATIENCE_S
+        deadline = time.monotonic() + PATIENCE_S
         while True:
             fence.check()
             if (written := await write(row)) is not None:
@@ -190,7 +188,7 @@ class EffectRows:
 
 
 def _refused(begins: bool, thread_id: str, what: str) -> LockTimeoutError | WorkflowExecutionError:
-    cannot = f"cannot {what} of thread {thread_id!r} within {_PATIENCE_S:g} s"
+    cannot = f"cannot {what} of thread {thread_id!r} within {PATIENCE_S:g} s"
     if begins:
         return LockTimeoutError(
             f"{cannot}: another transaction has locked the thread's fence, as a prune does for a"
