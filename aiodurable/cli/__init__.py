@@ -1,7 +1,8 @@
 """The command line `aiodurable`, one module per command.
 
-A command's module imports only click at the top. It imports LangGraph (0.8 s) and the drivers when
-the command runs, so that `--help` and shell completion stay fast.
+A command's module imports neither LangGraph (0.8 s) nor a driver at the top, but when the command
+runs, so that `--help` and shell completion stay fast. `commands` lists them; `database` and `app`
+open the `Durable` that a command works on.
 """
 
 from __future__ import annotations

@@ -1,5 +1,8 @@
-"""Runs that are accepted now and begun by a worker: `durable.runs`, and the queues that they wait
-in.
+"""Runs that are accepted now and begun by a worker: `durable.runs`, `durable.queues` and
+`durable.schedules`.
+
+`new_run` checks what a run is accepted with, `acceptance` writes it, `waiting` waits for its end.
+`slots` computes when a schedule fires; the scheduler of a worker accepts the runs.
 """
 
 from aiodurable.queue.new_run import NewRun
