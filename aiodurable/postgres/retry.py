@@ -20,6 +20,7 @@ __all__ = [
     "LOCKED_ROW",
     "MIGRATION_LOCK",
     "POOL_RECONNECT",
+    "QUEUE_ROW",
     "RUN_START",
     "SESSION_RECONNECT",
     "SETUP_RACE",
@@ -79,6 +80,9 @@ of lock slots.
 
 LOCKED_ROW: Final = Backoff(0.05, 0.05, jitter=0.8)
 """A row of a fence, a run or a thread that another transaction has locked or changed."""
+
+QUEUE_ROW: Final = Backoff(0.02, 0.5)
+"""The row of a queue with limits, from which another worker claims at this moment."""
 
 RUN_START: Final = Backoff(0.02, 0.02)
 """The start of a run whose fence another transaction has locked."""

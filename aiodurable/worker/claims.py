@@ -13,6 +13,7 @@ from aiodurable.errors import StatementRefusedError
 from aiodurable.models import MOST_CLAIMED_S, ClaimState
 from aiodurable.postgres.batcher import Batcher
 from aiodurable.postgres.errors import is_conflict
+from aiodurable.postgres.retry import QUEUE_ROW
 from aiodurable.postgres.sql import load
 from aiodurable.runs.busy import Newcomer, interrupt, locked_threads
 from aiodurable.runs.retry_policy import RetryPolicy, stored_policy
@@ -27,8 +28,6 @@ _MOST_BLOCKED: Final = 2000
 """Threads of which one look sees whether their next run may begin."""
 _MOST_LIMITED: Final = 2000
 """Rows of one key without capacity that one statement sets aside."""
-_LOCKED_S: Final = 0.5
-"""Seconds until a queue is claimed from again whose row another transaction had locked."""
 _NUMBERS = itertools.count(1)
 _AT_WORK: Final = set[str]()
 """The workers of this process: each leaves the claims of the others alone."""
@@ -101,7 +100,8 @@ class Claims:
 
     Attributes:
         again_s: seconds from the last claim until the next one, where nobody announces what that
-            may begin: a queue had spent its rate, or its row was locked; None: neither was so.
+            may begin: a queue had spent its rate, or another worker claimed from it; None: neither
+            was so.
     """
 
     def __init__(self, services: Services, queues: Sequence[str]) -> None:
@@ -110,6 +110,8 @@ class Claims:
         self._graphs = [bound.name for bound in services.graphs.registered if bound.name]
         self._cursors = dict.fromkeys(self._queues, "")
         self._limited = set[str]()
+        self._turns = itertools.count()
+        self._locked = Counter[str]()
         self._blocked_after = ""
         self._limited_after = ("", "")
         self._put_back = set[str]()
@@ -132,52 +134,61 @@ class Claims:
     async def claim(self, most: int) -> list[Claimed]:
         """Claim up to `most` runs that are ready."""
         self.again_s = None
-        free = [queue for queue in self._queues if queue not in self._limited]
-        rows: list[Mapping[str, Any]] = []
-        if free:
-            rows += await self._fetch("claim", *self._claim_arguments(free, most, limited=False))
-        for queue in self._queues:
-            more = queue in self._limited
-            try:
-                while more and len(rows) < most:
-                    claimed, more = await self._claim_limited(queue, most - len(rows))
-                    rows += claimed
-            except StatementRefusedError as error:
-                if not is_conflict(error):
-                    raise
-                self._again_within(_LOCKED_S)
+        rows = list[Mapping[str, Any]]()
+        for queues in self._in_turn():
+            more = len(rows) < most
+            if more and self._limited.isdisjoint(queues):
+                arguments = self._claim_arguments(queues, most - len(rows), limited=False)
+                rows += await self._fetch("claim", *arguments)
+                continue
+            while more and len(rows) < most:
+                claimed, more = await self._claim_limited(queues[0], most - len(rows))
+                rows += claimed
         for row in rows:
             self._cursors[row["queue"]] = row["fairness_key"]
         return [_claimed(row) for row in rows]
 
+    def _in_turn(self) -> list[list[str]]:
+        """The queues that one statement claims from: all those without limits, and each other one.
+        Each of these groups comes first in its turn: where more is ready than may be begun, the
+        last one gets nothing.
+        """
+        free = [queue for queue in self._queues if queue not in self._limited]
+        groups = [free] if free else []
+        groups += ([queue] for queue in self._queues if queue in self._limited)
+        first = next(self._turns) % len(groups)
+        return groups[first:] + groups[:first]
+
     async def _claim_limited(self, queue: str, most: int) -> tuple[list[Mapping[str, Any]], bool]:
-        """Claim within the limits of a queue, whose row is locked meanwhile.
+        """Claim within the limits of a queue, whose row is locked meanwhile. Nothing, where another
+        transaction has locked it.
 
         Returns:
             The rows, and whether keys without capacity stood before others: these come next.
-
-        Raises:
-            StatementRefusedError: another transaction has locked that row; see `is_conflict`.
         """
         async with self._services.checkpoints.database.transaction() as fetch:
-            limits = await fetch(SQL["limits"], [queue])
-            if limits and limits[0]["paused"]:
+            (limit,) = await fetch(SQL["limits"], queue)
+            if limit["limited"] and not limit["mine"]:
+                self._locked[queue] += 1
+                self._again_within(QUEUE_ROW.pause_s(self._locked[queue]))
                 return [], False
-            limit: Mapping[str, Any] = limits[0] if limits else {}
+            self._locked[queue] = 0
+            if limit["paused"]:
+                return [], False
             running = Counter[str | None]()
-            if limit.get("max_running") is not None or limit.get("max_running_per_key") is not None:
+            if limit["max_running"] is not None or limit["max_running_per_key"] is not None:
                 for row in await fetch(SQL["at_work_of"], queue):
                     running[row["concurrency_key"]] = row["count"]
-            if limit.get("max_running") is not None:
+            if limit["max_running"] is not None:
                 most = min(most, limit["max_running"] - running.total())
-            if limit.get("tokens") is not None:
+            if limit["tokens"] is not None:
                 most = min(most, math.floor(limit["tokens"]))
                 if limit["tokens"] < 1:
                     self._again_within((1 - limit["tokens"]) / limit["rate"])
             if most < 1:
                 return [], False
             rows = await fetch(SQL["claim"], *self._claim_arguments([queue], most, limited=True))
-            per_key, over = limit.get("max_running_per_key"), list[Mapping[str, Any]]()
+            per_key, over = limit["max_running_per_key"], list[Mapping[str, Any]]()
             if per_key is not None:
                 rows, over = _within(rows, per_key, running)
                 if over:
@@ -187,7 +198,7 @@ class Claims:
                     )
                     full = sorted({row["concurrency_key"] for row in over})
                     await fetch(SQL["limit_full"], queue, full, _MOST_LIMITED)
-            if rows and limit.get("tokens") is not None:
+            if rows and limit["tokens"] is not None:
                 await fetch(SQL["spend"], queue, len(rows))
             return list(rows), bool(over)
 

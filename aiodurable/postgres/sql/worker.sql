@@ -226,19 +226,30 @@ RETURNING r.run_id, r.thread_id, r.graph, r.status, r.queue, r.fairness_key, r.c
               WHEN r.status <> 'running' THEN r.scheduled_at END) AS waited_s
 
 -- name: limits
--- params: queues
--- aiodurable_queues_pkey. The limits there are, with their buckets refilled; their rows stay locked
--- until the end of the transaction.
-UPDATE aiodurable_queues q
-SET tokens =
+-- params: queue
+-- aiodurable_queues_pkey. The limits of a queue, and how many tokens its bucket has by now. Its row
+-- stays locked until the end of the transaction. mine: whether this transaction has locked it; one
+-- that another has locked is not waited for. limited: whether there are any limits.
+WITH mine AS MATERIALIZED (
+    SELECT q.paused, q.max_running, q.max_running_per_key, q.rate,
 -- include: refilled
-    ,
-    refilled_at = pg_catalog.clock_timestamp()
-WHERE q.name = ANY (:queues::text[])
-  AND (q.paused OR q.max_running IS NOT NULL OR q.max_running_per_key IS NOT NULL
-       OR q.rate IS NOT NULL)
--- include: runs.short_wait
-RETURNING q.name, q.paused, q.max_running, q.max_running_per_key, q.tokens, q.rate
+           AS tokens
+    FROM aiodurable_queues q
+    WHERE q.name = :queue::text
+      AND (q.paused OR q.max_running IS NOT NULL OR q.max_running_per_key IS NOT NULL
+           OR q.rate IS NOT NULL)
+    FOR UPDATE OF q SKIP LOCKED
+)
+SELECT m.paused IS NOT NULL AS mine, m.paused, m.max_running, m.max_running_per_key, m.rate,
+       m.tokens, l.limited
+FROM (
+    SELECT EXISTS (
+        SELECT FROM aiodurable_queues q
+        WHERE q.name = :queue::text
+          AND (q.paused OR q.max_running IS NOT NULL OR q.max_running_per_key IS NOT NULL
+               OR q.rate IS NOT NULL)) AS limited
+) l
+LEFT JOIN mine m ON true
 
 -- fragment: refilled
              CASE WHEN q.rate IS NOT NULL THEN
@@ -252,7 +263,10 @@ RETURNING q.name, q.paused, q.max_running, q.max_running_per_key, q.tokens, q.ra
 -- params: queue, count
 -- aiodurable_queues_pkey.
 UPDATE aiodurable_queues q
-SET tokens = q.tokens - :count::double precision
+SET tokens =
+-- include: refilled
+             - :count::double precision,
+    refilled_at = pg_catalog.clock_timestamp()
 WHERE q.name = :queue
 RETURNING q.name
 

@@ -96,7 +96,7 @@ IDLE = {
     "signs": (["empty"],),
     "abandoned": ("host:1", "host:1#1", [], ["host:1#1"], 60.0),
     "orphans": (["g"], 10.0),
-    "limits": (["empty"],),
+    "limits": ("empty",),
     "at_work_of": ("empty",),
 }
 """What a worker sends that has nothing to do, although much waits in other queues."""

@@ -259,3 +259,36 @@ async def test_looks_at_what_is_limited_come_to_every_key(durable: Durable, dsn:
         await claims.tidy([])
     claims.close()
     assert (await durable.runs.get("r700limited")).claim_state is ClaimState.READY
+
+
+async def test_a_queue_with_limits_and_one_without_take_turns(durable: Durable, dsn: str) -> None:
+    """While more is ready in each than a worker may begin."""
+    limit(dsn, "max_running", "100")
+    await created(durable, 10)
+    for n in range(10):
+        await durable.runs.create(f"free-{n}", "held", INPUT, queue="free")
+    claims = Claims(services_of(durable), ["free", "default"])
+    await claims.signs()
+    claimed = [one.queue for _ in range(6) for one in await claims.claim(1)]
+    assert claimed == ["free", "default"] * 3
+
+
+async def test_workers_that_claim_at_once_wait_for_no_row_and_keep_to_the_limit(
+    durable: Durable, dsn: str
+) -> None:
+    limit(dsn, "max_running", "4")
+    await created(durable, 20)
+    workers = [Claims(services_of(durable), ["default"]) for _ in range(8)]
+    for one in workers:
+        await one.signs()
+    with psycopg.connect(dsn) as connection:
+        connection.execute("SELECT FROM aiodurable_queues FOR UPDATE")
+        assert await workers[0].claim(1) == []
+        first = workers[0].again_s
+        assert first is not None
+        assert first <= 0.02, "another worker's claim is soon over"
+    claimed = 0
+    while claimed < 4:
+        claimed += sum(map(len, await asyncio.gather(*(one.claim(2) for one in workers))))
+    assert claimed == 4
+    assert not any(await asyncio.gather(*(one.claim(2) for one in workers)))
