@@ -14,6 +14,7 @@ from typing import Any
 
 from aiodurable.checkpoints.fences import Fence, Standing
 from aiodurable.checkpoints.write_session import WriteSession
+from aiodurable.postgres.locked_rows import patiently
 from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.sql import load
 
@@ -49,11 +50,12 @@ async def repair_tasks(
 
     Raises:
         LeaseLostError: another lease has replaced this one; nothing was removed.
+        LockTimeoutError: another transaction kept a row locked; nothing was removed.
         PostgresUnavailableError: Postgres cannot be reached.
     """
     fence = session.fence
     fence.check()
-    row = await database.fetch_one(_SQL["repair"], fence.thread_id, *fence.standing)
+    row = await _under_fence(database, _SQL["repair"], fence, "repair")
     assert row is not None, "an aggregate has a row"
     _check(fence, row)
     if row["namespaces"]:
@@ -68,16 +70,26 @@ async def drop_stray_answer(database: PsycopgPool, session: WriteSession) -> Non
 
     Raises:
         LeaseLostError: another lease has replaced this one; nothing was removed.
+        LockTimeoutError: another transaction kept a row locked; nothing was removed.
         PostgresUnavailableError: Postgres cannot be reached.
     """
     fence = session.fence
     fence.check()
-    _check(
-        fence,
-        await database.fetch_one(_ANSWERS["drop_stray_answer"], fence.thread_id, *fence.standing),
-    )
+    drop = _ANSWERS["drop_stray_answer"]
+    _check(fence, await _under_fence(database, drop, fence, "drop an old answer of"))
     session.forget_rows()
     session.history.forget()  # the removed row may have been the proof of the newest commit
+
+
+async def _under_fence(
+    database: PsycopgPool, statement: str, fence: Fence, verb: str
+) -> dict[str, Any] | None:
+    return await patiently(
+        lambda: database.fetch_one(statement, fence.thread_id, *fence.standing),
+        f"{verb} thread {fence.thread_id!r}",
+        fence.thread_id,
+        row="a row of the thread",
+    )
 
 
 def _check(fence: Fence, row: Mapping[str, Any] | None) -> None:

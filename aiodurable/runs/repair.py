@@ -26,6 +26,7 @@ async def repair_thread(services: Services, lease: ThreadLease) -> bool:
 
     Raises:
         LeaseLostError: the lease is gone; nothing was changed.
+        LockTimeoutError: another transaction kept a row locked; nothing was changed.
     """
     repaired, has_stray_answer = await repair_tasks(services.checkpoints.database, lease.session)
     if not repaired:

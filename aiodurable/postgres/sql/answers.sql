@@ -154,7 +154,11 @@ CROSS JOIN (
 -- aiodurable_fences_pkey; checkpoints_pkey for the thread's head and checkpoint_writes_pkey for the
 -- answer of no task.
 WITH fence AS MATERIALIZED (
-    SELECT token, lease_id FROM aiodurable_fences WHERE thread_id = :thread_id FOR SHARE
+    SELECT token, lease_id
+    FROM aiodurable_fences
+    WHERE thread_id = :thread_id
+    -- include: runs.short_wait
+    FOR SHARE
 ), dropped AS (
     DELETE FROM checkpoint_writes w
     USING fence f

@@ -821,7 +821,11 @@ LEFT JOIN LATERAL (
 -- aiodurable_fences_pkey; checkpoints_pkey (see places); checkpoint_writes_pkey for their tasks.
 -- Only under the fence of this lease.
 WITH RECURSIVE fence AS MATERIALIZED (
-    SELECT thread_id, token, lease_id FROM aiodurable_fences WHERE thread_id = :thread_id FOR SHARE
+    SELECT thread_id, token, lease_id
+    FROM aiodurable_fences
+    WHERE thread_id = :thread_id
+    -- include: runs.short_wait
+    FOR SHARE
 ),
 -- include: places
 , failed_after_output AS MATERIALIZED (

@@ -16,6 +16,7 @@ from aiodurable.checkpoints.write_session import WriteSession
 from aiodurable.durable import Durable
 from aiodurable.errors import (
     LeaseLostError,
+    LockTimeoutError,
     ThreadCompleteError,
     ThreadInterruptedError,
     ThreadNotFoundError,
@@ -23,10 +24,12 @@ from aiodurable.errors import (
     WorkflowAlreadyRunningError,
 )
 from aiodurable.events import Event, ThreadRepaired, inline
+from aiodurable.postgres import locked_rows
 from tests.support.graphs import asking
 from tests.support.internals import services_of
 from tests.support.ledger_view import Ledger
 from tests.support.scenario_graphs import BREAKS, State, chain, ok
+from tests.support.waiting import within
 
 INPUT: dict[str, Any] = {"xs": []}
 
@@ -165,6 +168,22 @@ async def test_a_stale_fence_heals_nothing(durable: Durable, dsn: str) -> None:
         for stale in (Fence("t", token - 1, lease_id), Fence("t", token, lease_id - 1)):
             with pytest.raises(LeaseLostError):
                 await repair_tasks(database, WriteSession(stale))
+        tasks, _ = await repair_tasks(database, lease.session)
+        assert len(tasks) == 1, "it is still there to repair"
+
+
+async def test_a_repair_waits_for_a_locked_row_a_bounded_time(
+    durable: Durable, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    BREAKS.add("router")
+    await left_by_langgraph(dsn, routed())
+    monkeypatch.setattr(locked_rows, "PATIENCE_S", 0.3)
+    async with durable.hold("t") as lease:
+        database = services_of(durable).checkpoints.database
+        with psycopg.connect(dsn) as other:
+            other.execute("SELECT FROM aiodurable_fences WHERE thread_id = 't' FOR UPDATE")
+            with pytest.raises(LockTimeoutError, match="cannot repair thread 't'"):
+                await within(10, repair_tasks(database, lease.session))
         tasks, _ = await repair_tasks(database, lease.session)
         assert len(tasks) == 1, "it is still there to repair"
 
