@@ -147,7 +147,8 @@ class Waiting:
         return stored_result(graph, snapshot.values, {}, asked)
 
     async def _fetch(self, run_ids: Sequence[str]) -> Mapping[str, RunRecord]:
-        rows = await self._services.checkpoints.database.fetch(SQL["get"], list(run_ids))
+        # Not the pool, which fails where a connection ends meanwhile: a wait may take hours.
+        rows = await self._services.checkpoints.direct.fetch(SQL["get"], list(run_ids))
         return {row["run_id"]: queued_record(row) for row in rows}
 
 

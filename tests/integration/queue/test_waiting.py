@@ -1,13 +1,17 @@
-"""A caller that waited for a run finds its thread free."""
+"""A caller that waited for a run finds its thread free, and waits on where a connection ends."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Any
 
+import asyncpg
+import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from aiodurable.durable import Durable
+from aiodurable.errors import RunCancelledError
 from aiodurable.models import RunRecord
 from aiodurable.queue.records import queued_record
 from aiodurable.runs.lease import ThreadLease
@@ -17,6 +21,11 @@ from tests.support.ledger_view import Ledger
 from tests.support.waiting import is_held, wait_until
 
 let_go = ThreadLease.release
+END_BLOCKED = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = %s AND wait_event_type = 'Lock' AND query LIKE '%%r.run_id = ANY%%'
+"""
+"""Ends the backend of a look that waits for the table."""
 
 
 async def test_a_wait_lasts_until_the_process_of_the_run_has_left_the_thread(
@@ -52,3 +61,17 @@ async def test_a_wait_lasts_until_the_process_of_the_run_has_left_the_thread(
             may_leave.set()
             assert (await waiting)["told"] == "collect sort weigh tell"
             assert not await is_held(durable, "t")
+
+
+async def test_a_wait_outlives_the_connection_on_which_it_looks(
+    durable: Durable, db: asyncpg.Connection, dsn: str, admin: psycopg.Connection[Any]
+) -> None:
+    run = await durable.runs.create("t", "four", INPUT)
+    waiting = asyncio.create_task(durable.runs.wait(run.run_id))
+    async with db.transaction():
+        await db.execute("LOCK TABLE aiodurable_runs")
+        database = conninfo_to_dict(dsn)["dbname"]
+        await wait_until(lambda: admin.execute(END_BLOCKED, [database]).fetchall())
+    await durable.runs.cancel(run.run_id)
+    with pytest.raises(RunCancelledError):
+        await waiting
