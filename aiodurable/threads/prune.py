@@ -109,6 +109,7 @@ class Retention:
         self._search = search
         self._classifier = classifier
         self._namespace = namespace
+        self._first = _SQL["relaxed_commit"]
 
     async def prune(
         self,
@@ -138,11 +139,11 @@ class Retention:
         pace = Pace(batch_size, duty_cycle)
         reading = Pace(_READ, duty_cycle)
         delete = strategy == "delete"
-        relaxed = await self._relaxed()
+        self._first = await self._commit_statement()
 
         async def forget() -> None:
             nonlocal total
-            async for forgotten in self._forget(wanted, pace, relaxed, dry_run=dry_run):
+            async for forgotten in self._forget(wanted, pace, dry_run=dry_run):
                 total += forgotten
                 if progress is not None:
                     progress(total)
@@ -159,7 +160,7 @@ class Retention:
             await pace.rest()
             for some in reading.pieces(old):
                 reading.begin()
-                found = await self._prunable(some, wanted, relaxed)
+                found = await self._prunable(some, wanted)
                 if progress is not None and not found:
                     progress(total)
                 reading.adapt()
@@ -167,7 +168,7 @@ class Retention:
                 pace.begin()
                 for batch in pace.pieces(found):
                     taken, pruned, kept = await self._prune(
-                        batch, kept, relaxed, delete=delete, dry_run=dry_run
+                        batch, kept, delete=delete, dry_run=dry_run
                     )
                     total += pruned
                     pace.adapt(taken, rows=pruned.rows, removed=pruned.bytes)
@@ -179,56 +180,53 @@ class Retention:
             await forget()
         if not dry_run:
             if graph is None:
-                await self._remove_stray_signals(wanted, pace, relaxed)
-            await self._sweep(pace, relaxed, everything=delete)
+                await self._remove_stray_signals(wanted, pace)
+            await self._sweep(pace, everything=delete)
         return total
 
-    async def _relaxed(self) -> _Statement:
-        """The first statement of each transaction. It compresses the log where the server does not
-        and this role may: a superuser, or one with the right to SET wal_compression."""
-        (wal,) = await self._database.fetch(_SQL["wal_compression"])
-        compress = wal["setting"] == "off" and wal["has_lz4"]
-        if compress:
-            (right,) = await self._database.fetch(_SQL["may_compress_wal"])
-            compress = right["granted"]
-        return _SQL["relaxed_commit"], (compress,)
+    async def _commit_statement(self) -> str:
+        """The first statement of each transaction, as this server knows it."""
+        (server,) = await self._database.fetch(_SQL["knows_lz4"])
+        return _SQL["compressed_commit" if server["knows_lz4"] else "relaxed_commit"]
+
+    async def _in_turn(self, *statements: _Statement) -> list[list[dict[str, Any]]]:
+        """Run statements in one transaction that waits for no disk; each has its own snapshot."""
+        _, *answers = await self._database.fetch_in_turn((self._first, ()), *statements)
+        return answers
 
     async def _forget(
-        self, wanted: Filter, pace: Pace, relaxed: _Statement, *, dry_run: bool
+        self, wanted: Filter, pace: Pace, *, dry_run: bool
     ) -> AsyncIterator[PruneReport]:
         """Remove old finished runs from the ledger."""
         async for run_ids in self._pages("runs", "finished_runs", wanted.older_than, wanted.graph):
             await pace.rest()
             for some in pace.pieces(run_ids):
-                _, (row,) = await self._database.fetch_in_turn(
-                    relaxed,
+                ((row,),) = await self._in_turn(
                     (_SQL["remove_finished_runs"], (some, wanted.older_than, dry_run)),
                 )
                 pace.adapt(rows=row["runs"], removed=row["bytes"])
                 yield PruneReport(runs=row["runs"], bytes=row["bytes"])
                 await pace.rest()
 
-    async def _remove_stray_signals(self, wanted: Filter, pace: Pace, relaxed: _Statement) -> None:
+    async def _remove_stray_signals(self, wanted: Filter, pace: Pace) -> None:
         """Remove old signals that were sent to threads that do not exist."""
         async for thread_ids in self._pages("signals", "stray_signals", wanted.older_than):
             await pace.rest()
             for some in pace.pieces(thread_ids):
-                await self._database.fetch_in_turn(
-                    relaxed,
+                await self._in_turn(
                     (_SQL["remove_stray_signals"], (some, wanted.older_than)),
                 )
                 pace.adapt()
                 await pace.rest()
 
-    async def _sweep(self, pace: Pace, relaxed: _Statement, *, everything: bool) -> None:
+    async def _sweep(self, pace: Pace, *, everything: bool) -> None:
         """Remove the fence rows of threads that have no other rows."""
         kept_ms = round(FENCE_KEPT.total_seconds() * 1000)
         async for thread_ids in self._pages("fences", "idle_fences", kept_ms, everything):
             await pace.rest()
             for some in pace.pieces(thread_ids):
                 keys = [lock_key(thread_id, self._namespace) for thread_id in some]
-                await self._database.fetch_in_turn(
-                    relaxed,
+                await self._in_turn(
                     (_SQL["hold_idle_fences"], (some,)),
                     (_SQL["remove_idle_fences"], (some, keys, kept_ms)),
                 )
@@ -294,20 +292,16 @@ class Retention:
         )
         return [row["thread_id"] for row in rows]
 
-    async def _prunable(
-        self, thread_ids: Sequence[str], wanted: Filter, relaxed: _Statement
-    ) -> list[_Found]:
+    async def _prunable(self, thread_ids: Sequence[str], wanted: Filter) -> list[_Found]:
         """The threads whose status matches, in the given order."""
         # Read the tokens first: a lease that is taken after this changes the token, whatever status
         # is read.
         heads_of, args = self._classifier.heads(thread_ids, wanted)
 
         async def fetch(statement: str, *args: Any) -> list[list[dict[str, Any]]]:
-            return await self._database.fetch_in_turn(
-                relaxed, (_SQL["tokens"], (thread_ids,)), (statement, args)
-            )
+            return await self._in_turn((_SQL["tokens"], (thread_ids,)), (statement, args))
 
-        _, tokens, heads = await self._classifier.fetch(fetch, heads_of, *args)
+        tokens, heads = await self._classifier.fetch(fetch, heads_of, *args)
         known = {row["thread_id"]: (row["token"], row["lease_id"]) for row in tokens}
         head_of = {row["thread_id"]: row["checkpoint_id"] for row in heads}
         return [
@@ -320,7 +314,6 @@ class Retention:
         self,
         found: Sequence[_Found],
         kept: _Kept,
-        relaxed: _Statement,
         *,
         delete: bool,
         dry_run: bool,
@@ -334,14 +327,13 @@ class Retention:
             [(_SQL[block], (unleased,))] if unleased else []
             for block in ("insert_missing_fences", "delete_unused_fences")
         )
-        answers = await self._database.fetch_in_turn(
-            relaxed,
+        answers = await self._in_turn(
             *lock,
             (_SQL["prune"], (*fences_and_heads, delete, dry_run, _CHECKPOINTS)),
             *unlock,
             (_SQL["clear_parents"], kept),
         )
-        (row,) = answers[1 + len(lock)]
+        (row,) = answers[len(lock)]
         pruned = PruneReport(
             threads=row["threads"],
             rows=row["rows"],

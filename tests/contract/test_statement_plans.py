@@ -46,8 +46,8 @@ READ_NO_TABLE = {
     "server",
     "short_lock_timeout",
     "relaxed_commit",
-    "wal_compression",
-    "may_compress_wal",
+    "compressed_commit",
+    "knows_lz4",
 }
 TESTED_ELSEWHERE = {"threads_recent"}
 SESSIONS = {

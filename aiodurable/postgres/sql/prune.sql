@@ -49,25 +49,32 @@ WHERE h.checkpoint_id < :older_than_id::text
 SELECT thread_id, token, lease_id FROM aiodurable_fences
 WHERE thread_id = ANY (:thread_ids::text[])
 
--- name: wal_compression
--- The server's own setting, and whether it could be lz4, as from Postgres 15 on.
-SELECT s.setting, coalesce('lz4' = ANY (s.enumvals), false) AS has_lz4
+-- name: knows_lz4
+-- Whether the server can compress its log with lz4, as from Postgres 15 on.
+SELECT coalesce('lz4' = ANY (s.enumvals), false) AS knows_lz4
 FROM pg_catalog.pg_settings s
 WHERE s.name = 'wal_compression'
 
--- name: may_compress_wal
--- From Postgres 15 on.
-SELECT pg_catalog.has_parameter_privilege('wal_compression', 'SET') AS granted
-
 -- name: relaxed_commit
--- params: compress
 -- Until the end of the transaction: its commit waits for no disk, what a crash undoes of it the
 -- next prune does again; and the plans are made once, they take longer to make than a few threads
--- take. compress: log pages in a third of their bytes.
-SELECT pg_catalog.set_config('synchronous_commit', 'off', true),
-       pg_catalog.set_config('plan_cache_mode', 'force_generic_plan', true),
-       CASE WHEN :compress::boolean
+-- take.
+SELECT
+-- include: relaxed
+
+-- name: compressed_commit
+-- From Postgres 15 on. As relaxed_commit; and pages are logged in a third of their bytes, unless
+-- the server compresses them by itself, or this role may not decide that.
+SELECT
+-- include: relaxed
+    ,
+       CASE WHEN pg_catalog.current_setting('wal_compression') = 'off'
+                 AND pg_catalog.has_parameter_privilege('wal_compression', 'SET')
             THEN pg_catalog.set_config('wal_compression', 'lz4', true) END
+
+-- fragment: relaxed
+       pg_catalog.set_config('synchronous_commit', 'off', true),
+       pg_catalog.set_config('plan_cache_mode', 'force_generic_plan', true)
 
 -- name: insert_missing_fences
 -- params: thread_ids

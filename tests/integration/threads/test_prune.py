@@ -376,6 +376,26 @@ async def test_a_prune_compresses_its_log_where_its_role_may(
     assert noted == [("lz4" if has_lz4 and role != "prunes" else own,)]
 
 
+async def test_a_role_that_may_compress_no_more_prunes_on(
+    dsn: str, saver: AsyncPostgresSaver
+) -> None:
+    for n in range(3):
+        await Thread(dsn, saver, f"thread-{n}", "linear").start()
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(NOTES_COMPRESSION.encode())
+        if connection.info.server_version < 150000:
+            pytest.skip("nobody may be given that right")
+        connection.execute("GRANT SET ON PARAMETER wal_compression TO compresses")
+
+        def revoke(_: PruneReport) -> None:
+            connection.execute("REVOKE SET ON PARAMETER wal_compression FROM compresses")
+
+        who = make_conninfo(dsn, user="compresses")
+        async with Durable(who, settings=Settings(auto_migrate=False)) as durable:
+            report = await durable.threads.prune(older_than=NOW, batch_size=1, progress=revoke)
+    assert report.threads == 3
+
+
 async def test_what_a_killed_prune_left_half_done_the_next_one_finishes(
     dsn: str, saver: AsyncPostgresSaver, threads: Threads
 ) -> None:
