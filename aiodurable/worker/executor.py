@@ -97,6 +97,7 @@ class Execution:
         self._retries = Retries(policy_of(claimed, policies), claimed.failures)
         self._run: DurableRun[Any, Any, Any] | None = None
         self._limit: asyncio.Timeout | None = None
+        self._ending: Ending | None = None
         self._task: asyncio.Task[Any] | None = None
         self._blocked = False
         self.draining = False
@@ -141,7 +142,7 @@ class Execution:
     async def _begin(self) -> None:
         claimed = self.claimed
         if claimed.too_late:
-            await self._claims.set_aside(claimed.run_id, reason="waited too long")
+            await self._set_aside("waited too long")
             return
         graph = self._services.graphs.bind(claimed.graph)
         async with run(
@@ -221,7 +222,7 @@ class Execution:
             return False
         if outcome.status is RunStatus.QUARANTINED:
             error = f"its process died {failures} times without progress"
-            await self._claims.set_aside(self.claimed.run_id, reason=outcome.reason, error=error)
+            await self._set_aside(outcome.reason, error)
         else:
             await self._services.ledger.queued.settle_left(
                 self.claimed.run_id,
@@ -231,6 +232,23 @@ class Execution:
                 checkpoint_id=here.checkpoint.checkpoint_id,
             )
         return True
+
+    async def _set_aside(self, reason: str | None, error: str | None = None) -> None:
+        if await self._claims.set_aside(self.claimed.run_id, reason=reason, error=error):
+            self._log_quarantined(error or reason)
+
+    def _log_if_quarantined(self, raised: Exception) -> None:
+        """Not where another error came out: then its row does not have that ending."""
+        ending = self._ending
+        if ending is None or ending.outcome.status is not RunStatus.QUARANTINED:
+            return
+        late = isinstance(ending.error, RunTimeoutError) and isinstance(raised, TimeoutError)
+        if raised is ending.error or late:  # without its text, which may hold state
+            self._log_quarantined(f"{ending.outcome.reason}, {type(ending.error).__name__}")
+
+    def _log_quarantined(self, why: str | None) -> None:
+        run_id, thread_id = self.claimed.run_id, self.claimed.thread_id
+        _log.warning("run %s of thread %r is quarantined: %s", run_id, thread_id, why)
 
     def _decide(self, outcome: Outcome, error: BaseException | None, progressed: bool) -> Ending:
         """What becomes of the run."""
@@ -249,7 +267,8 @@ class Execution:
         elif stopped and (self.draining or self._task is None or self._task.cancelling() > 0):
             drained = Outcome(RunStatus.PAUSED, PauseReason.DRAINED)
             return Ending(drained, None, again_after_s=0, failures=0 if progressed else None)
-        return self._retries.after(outcome, error, progressed)
+        self._ending = self._retries.after(outcome, error, progressed)
+        return self._ending
 
     async def _not_begun(self, error: Exception) -> None:
         """What came out; where the attempt was begun, its row says the rest."""
@@ -257,6 +276,7 @@ class Execution:
             error, RunCancelledError | GraphDrained
         ):
             _log.debug("run %s ended: %s", self.claimed.run_id, type(error).__name__)
+            self._log_if_quarantined(error)
             return
         waits = self.claimed.status == RunStatus.QUEUED
         match error:

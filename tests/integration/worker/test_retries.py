@@ -41,6 +41,32 @@ async def test_a_run_that_failed_too_often_has_all_its_attempts_again(durable: D
         assert (await durable.runs.wait_first(["r"], timeout=20)).status is RunStatus.COMPLETE
 
 
+async def test_the_log_names_each_quarantined_run_and_why_but_no_text_of_a_node(
+    dsn: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def slow(state: Any) -> dict[str, Any]:
+        await asyncio.Event().wait()
+        return {"xs": []}
+
+    BREAKS.add("a")
+    graphs = {"chain": chain(a=ok("a")), "slow": chain(a=slow)}
+    async with Durable(dsn, graphs=graphs, settings=Settings()) as durable:
+        policy = RetryPolicy(max_attempts=2, initial_s=0.05)
+        await durable.runs.create("t", "chain", INPUT, run_id="r", retry_policy=policy)
+        await durable.runs.create("u", "slow", INPUT, run_id="s", timeout=0.05, max_attempts=1)
+        await durable.runs.create("v", "chain", INPUT, run_id="w", start_timeout=0.001)
+        async with durable.work():
+            for run_id in "rsw":
+                await durable.runs.wait_first([run_id], timeout=20)
+    BREAKS.clear()
+    assert sorted(text for text in caplog.messages if "quarantined" in text) == [
+        "run r of thread 't' is quarantined: failed too often, ValueError",
+        "run s of thread 'u' is quarantined: timeout, RunTimeoutError",
+        "run w of thread 'v' is quarantined: waited too long",
+    ]
+    assert "is broken" not in caplog.text
+
+
 async def test_a_run_that_waited_too_long_can_be_tried_again(durable: Durable) -> None:
     await durable.runs.create("t", "chain", INPUT, run_id="r", start_timeout=0.001)
     async with durable.work():
