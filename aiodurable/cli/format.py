@@ -12,12 +12,16 @@ def one_line(text: str) -> str:
     """`text` with spaces in place of line breaks and control characters: anybody may have written
     an error's text, and a terminal obeys escape sequences.
     """
-    return "".join(character if character.isprintable() else " " for character in text).strip()
+    return _printable(text).strip()
 
 
 def lines(text: str) -> str:
-    """`text` with its line breaks but without other control characters."""
-    return "\n".join(map(one_line, text.split("\n")))
+    """`text` with its line breaks and its indentation, but without other control characters."""
+    return "\n".join(map(_printable, text.split("\n")))
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else " " for character in text).rstrip()
 
 
 def quoted(name: str) -> str:

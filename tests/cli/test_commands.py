@@ -21,7 +21,7 @@ from click.testing import CliRunner, Result
 from aiodurable.cli.commands import cli
 from aiodurable.cli.durations import Duration
 from aiodurable.cli.exit_codes import Exit, exit_of
-from aiodurable.cli.format import age, one_line
+from aiodurable.cli.format import age, lines, one_line
 from aiodurable.durable import Durable
 from aiodurable.errors import (
     AiodurableError,
@@ -450,6 +450,10 @@ def test_ages_are_shown_in_their_largest_unit(span: timedelta | None, words: str
 
 def test_one_line_leaves_no_control_character() -> None:
     assert one_line("a\x1b[31mb\r\nc\x07\u202ed ") == "a [31mb  c  d"
+
+
+def test_lines_keep_the_indentation_of_a_traceback() -> None:
+    assert lines('File "a.py"\n    raise \x1b[31mE \n\tat') == 'File "a.py"\n    raise  [31mE\n at'
 
 
 def test_any_value_of_a_question_can_be_printed_as_json() -> None:
