@@ -149,6 +149,18 @@ async def test_keys_open_pages_and_walk_rows(site: Site) -> None:
     await expect(tab.locator("#help")).to_be_hidden()
 
 
+async def test_keys_walk_what_was_searched_for(site: Site) -> None:
+    tab = await site.tab("/threads")
+    await tab.wait_for_load_state()
+    await tab.keyboard.press("/")
+    await tab.keyboard.type("2026-09/deltas")
+    await tab.keyboard.press("Enter")
+    await expect(tab.locator("#live .rows tbody tr")).to_have_count(1)
+    await tab.keyboard.press("j")
+    await tab.keyboard.press("Enter")
+    await expect(tab.locator("h1")).to_contain_text("2026-09/deltas")
+
+
 async def test_the_chosen_colours_stay(site: Site) -> None:
     tab = await site.tab("/threads")
     await tab.get_by_role("button", name="Change the colours").click()

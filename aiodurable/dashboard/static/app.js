@@ -180,6 +180,8 @@
     else if (event.key === "?") find("#help").showModal();
     else if (event.key === "j" || event.key === "k") walk(event, event.key === "j" ? 1 : -1);
   });
+  // What was searched for is shown: j and k walk it, where they would go on with the search.
+  document.addEventListener("submit", (event) => find("[data-complete]", event.target)?.blur());
   function focus(event, element) {
     if (!element) return;
     event.preventDefault();
