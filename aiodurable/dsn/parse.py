@@ -211,7 +211,11 @@ def _why(message: str) -> str:
         )
     if 'missing "="' in message or "unterminated quoted string" in message:
         return "spaces separate key=value pairs; put a value with spaces or quotes in single quotes"
-    return re.sub(r'"[^"]*"', "…", message).strip()
+    form = (
+        "; it must be postgresql://user:password@host:port/database?option=value&…, with : / ? #"
+        " and @ in user and password percent-encoded"
+    )
+    return re.sub(r'"[^"]*"', "…", message).strip() + (form if "URI" in message else "")
 
 
 def _complete(given: dict[str, str], environ: Mapping[str, str]) -> dict[str, str]:

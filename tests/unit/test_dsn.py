@@ -75,6 +75,10 @@ def test_an_empty_variable_counts_as_none() -> None:
             f"postgresql://u:{SECRET}@h/d?gssencmode=require",
             "asyncpg cannot keep gssencmode=require",
         ),
+        (
+            f"postgresql://u:{SECRET}@h/d?host=/a?port=1&b?c=1",
+            "must be postgresql://user:password@",
+        ),
         (f"postgresql://u:{SECRET}@h/d?require_auth=scram-sha-256", "require_auth"),
         (f"postgresql://u:{SECRET}@h/d?requirepeer=postgres", "requirepeer"),
     ],
