@@ -133,7 +133,8 @@ class EmbeddedPostgres:
                 return found.url
             if self._process.poll() is not None:
                 raise PostgresUnavailableError(
-                    f"cannot start Postgres in {data}:\n{log_tail(self._log, uid)}"
+                    f"cannot start Postgres in {data}{_in_use(data, uid)}:\n"
+                    f"{log_tail(self._log, uid)}"
                 )
             if time.monotonic() > deadline:
                 raise PostgresUnavailableError(
@@ -179,6 +180,16 @@ def _wait_for_former(data: Path, uid: int) -> None:
         if time.monotonic() > deadline:
             return
         time.sleep(0.01)
+
+
+def _in_use(data: Path, uid: int) -> str:
+    found = read_pid_file(data, uid)
+    if found is None or not found.lives():
+        return ""
+    return (
+        ", which another server uses; share that one's URL, wait until it has stopped, or name"
+        " another folder"
+    )
 
 
 @contextlib.asynccontextmanager
