@@ -182,14 +182,18 @@ def _table(columns: str, rows: Sequence[Sequence[str]], *, right: str) -> Table 
     if not rows:
         return None
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in columns.split():
+    # One that is empty takes the width that the others need not to be broken.
+    used = [
+        (name, cells) for name, *cells in zip(columns.split(), *rows, strict=True) if any(cells)
+    ]
+    for column, _ in used:
         table.add_column(
             column.replace("-", " "),
             justify="right" if column in right.split() else "left",
             overflow="fold",
             no_wrap=column in right.split(),
         )
-    for row in rows[:_ROWS]:
+    for row in zip(*(cells[:_ROWS] for _, cells in used), strict=True):
         table.add_row(*map(Text, row))
     if len(rows) > _ROWS:
         table.add_row(f"and {len(rows) - _ROWS} more")

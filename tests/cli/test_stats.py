@@ -66,6 +66,16 @@ def test_stats_breaks_no_word_and_no_number_in_a_terminal_of_80_columns(filled: 
         assert heading in shown.stdout
 
 
+def test_stats_breaks_no_limit_of_a_queue_without_keys(dsn: str) -> None:
+    aiodurable(dsn, "queues", "scale", "nightly", "--max-running", "15")
+    shown = CliRunner().invoke(cli, ["stats", "--dsn", dsn], env={"COLUMNS": "80"})
+
+    heading, row = shown.stdout.partition("queues\n")[2].splitlines()[:2]
+    assert "limits" in heading
+    assert "keys" not in heading
+    assert (row.split()[0], row.split()[-1]) == ("nightly", "max=15")
+
+
 def test_stats_is_one_json_object(filled: str) -> None:
     shown = aiodurable(filled, "stats", "--json")
 
