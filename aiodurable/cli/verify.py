@@ -114,5 +114,6 @@ def _lines(one: Finding) -> str:
 
 
 def _totals(totals: dict[str, Any]) -> str:
-    found = "nothing found" if not totals["findings"] else f"{totals['findings']} findings"
+    number = totals["findings"]
+    found = f"{number:,} finding{'' if number == 1 else 's'}" if number else "nothing found"
     return f"{totals['threads']:,} threads, {totals['threads_per_second']:,} a second: {found}"
