@@ -174,7 +174,10 @@ def cancel(
             await record(durable, "runs.cancel", thread_id=run.thread_id, run_id=run_id)
             return run
 
-    _print(asyncio.run(cancelled()), as_json=as_json)
+    run = asyncio.run(cancelled())
+    _print(run, as_json=as_json)
+    if run.status in (RunStatus.COMPLETE, RunStatus.QUARANTINED):
+        click.echo(f"nothing to cancel: run {quoted(run_id)} is {run.status}", err=True)
 
 
 @runs.command(short_help="Let a worker begin a run again.")

@@ -43,6 +43,8 @@ def why(ctx: click.Context, thread_id: str, verbose: bool, dsn: str | None, as_j
         click.echo(lines(str(found)))
         if verbose:
             _print_texts(found)
+        elif found.status.error or found.status.interrupts:
+            click.echo("--verbose shows its error and its questions", err=True)
     if found.status.status == "new":
         ctx.exit(Exit.NOT_FOUND)
 

@@ -43,6 +43,18 @@ def test_a_run_is_accepted_listed_shown_cancelled_and_tried_again(dsn: str) -> N
     assert aiodurable(dsn, "runs", "create", "t", "order", "--input", "{").exit_code == 2
 
 
+@pytest.mark.parametrize("status", ["complete", "quarantined"])
+def test_a_cancel_of_a_run_that_is_over_says_that_it_did_nothing(dsn: str, status: str) -> None:
+    aiodurable(dsn, "runs", "create", "t", "order", "--input", "{}", "--run-id", "r")
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(
+            "UPDATE aiodurable_runs SET claim_state = NULL, status = %s::text", (status,)
+        )
+    cancelled = aiodurable(dsn, "runs", "cancel", "r")
+    assert cancelled.exit_code == 0
+    assert cancelled.stderr == f"nothing to cancel: run r is {status}\n"
+
+
 @pytest.mark.parametrize(
     ("status", "reason", "words", "advice"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import psycopg
 import pytest
 from click.testing import CliRunner, Result
 
@@ -34,6 +35,20 @@ def test_why_prints_a_page_and_json_and_ends_with_3_of_what_is_unknown(dsn: str)
     assert verbose["status"]["error"] is None
     unknown = aiodurable(dsn, "why", "nobody")
     assert (unknown.exit_code, "is new" in unknown.stdout) == (3, True)
+
+
+def test_why_says_how_to_see_an_error_that_it_does_not_show(dsn: str) -> None:
+    aiodurable(dsn, "runs", "create", "t", "order", "--input", "{}", "--run-id", "r")
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(
+            "UPDATE aiodurable_runs SET claim_state = NULL, status = 'quarantined',"
+            " status_reason = 'failed too often', error = 'ValueError(4711)'"
+        )
+    short = aiodurable(dsn, "why", "t")
+    assert "4711" not in short.output
+    assert short.stderr == "--verbose shows its error and its questions\n"
+    verbose = aiodurable(dsn, "why", "t", "--verbose")
+    assert ("4711" in verbose.stdout, verbose.stderr) == (True, "")
 
 
 def test_a_hostile_name_reaches_no_terminal(dsn: str) -> None:
