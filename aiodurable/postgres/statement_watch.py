@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import asyncpg
 import psycopg
 from asyncpg.prepared_stmt import PreparedStatement
 
-__all__ = ["watch_statements"]
+__all__ = ["METHODS", "text_of", "watch_statements"]
 
-_METHODS: Final = {
+METHODS: Final[Mapping[type[Any], Sequence[str]]] = {
     asyncpg.Connection: ("execute", "executemany", "fetch", "fetchrow", "fetchval"),
     PreparedStatement: ("executemany", "fetch", "fetchrow", "fetchval"),
     psycopg.AsyncCursor: ("execute", "executemany"),
 }
+"""The asynchronous methods that send a statement, by their class."""
 
 
 def watch_statements(sending: Callable[[str], Callable[[], None]]) -> None:
@@ -25,7 +26,7 @@ def watch_statements(sending: Callable[[str], Callable[[], None]]) -> None:
 
     It sees both drivers, also the connections of the application itself.
     """
-    for kind, methods in _METHODS.items():
+    for kind, methods in METHODS.items():
         for method in methods:
             setattr(kind, method, _watched(getattr(kind, method), sending))
     for method in ("execute", "executemany"):
@@ -35,7 +36,7 @@ def watch_statements(sending: Callable[[str], Callable[[], None]]) -> None:
 def _watched(original: Any, sending: Callable[[str], Callable[[], None]]) -> Any:
     @functools.wraps(original)
     async def statement(driver: Any, *args: Any, **kwargs: Any) -> Any:
-        answered = sending(_text(driver, args))
+        answered = sending(text_of(driver, args))
         result = await original(driver, *args, **kwargs)
         answered()
         return result
@@ -46,7 +47,7 @@ def _watched(original: Any, sending: Callable[[str], Callable[[], None]]) -> Any
 def _watched_sync(original: Any, sending: Callable[[str], Callable[[], None]]) -> Any:
     @functools.wraps(original)
     def statement(driver: Any, *args: Any, **kwargs: Any) -> Any:
-        answered = sending(_text(driver, args))
+        answered = sending(text_of(driver, args))
         result = original(driver, *args, **kwargs)
         answered()
         return result
@@ -54,7 +55,8 @@ def _watched_sync(original: Any, sending: Callable[[str], Callable[[], None]]) -
     return statement
 
 
-def _text(driver: Any, args: tuple[Any, ...]) -> str:
+def text_of(driver: Any, args: Sequence[Any]) -> str:
+    """The statement that a call of one of `METHODS` sends."""
     if isinstance(driver, PreparedStatement):
         return driver.get_query()
     query = args[0] if args else ""
