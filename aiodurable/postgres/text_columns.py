@@ -34,27 +34,19 @@ def as_texts(statement: str, parameters: Sequence[Any]) -> tuple[str, Sequence[A
         if not column:
             given[at] = None
             continue
-        nulls = 0
         try:
-            text = _BETWEEN.join(column)
+            together = "".join(column)
         except TypeError:
-            nulls = column.count(None)
-            text = _BETWEEN.join([_text(one) for one in column])
-        if (
-            len(text) > _MOST
-            or text.count(_BETWEEN) != len(column) - 1
-            or ((nulls or _NULL in text) and text.count(_NULL) != nulls)
-        ):
+            # str() of a member of an Enum is its name
+            texts = [one if one is None or isinstance(one, str) else str(one) for one in column]
+            together = "".join(filter(None, texts))
+            column = [_NULL if one is None else one for one in texts]
+        # `in` takes a tenth of the time that it takes to count
+        if len(together) > _MOST or _BETWEEN in together or _NULL in together:
             return statement, parameters
         # One more at the front, which is cut off again: nothing at all would be no element.
-        given[at] = _BETWEEN + text
+        given[at] = _BETWEEN.join(("", *column))
     return joining, given
-
-
-def _text(one: Any) -> str:
-    if one is None:
-        return _NULL
-    return one if isinstance(one, str) else str(one)  # str() of a member of an Enum is its name
 
 
 @cache
