@@ -134,10 +134,6 @@ class Rows:
     ends: str | None = None
     completes_step: bool = False
 
-    def count(self) -> int:
-        """The number of rows."""
-        return len(self.blobs) + len(self.writes) + len(self.checkpoints)
-
     def mark(self) -> Mark:
         """The row that proves the commit of all of them."""
         if self.writes:
@@ -187,7 +183,7 @@ class Write:
         self.rows = rows
         self.done = done
         self.deadline = deadline
-        self.count = rows.count()
+        self.count = len(rows.blobs) + len(rows.writes) + len(rows.checkpoints)
         self.size = rows.size()
 
     def wanted(self) -> bool:
@@ -226,12 +222,14 @@ def dump_json(document: Any, *, floats: Iterable[Any] | None = None) -> str:
         floats: all its values that may be NaN; None: any of them.
     """
     try:
-        text = orjson.dumps(document, option=_STRICT)
+        text = orjson.dumps(document, option=_STRICT).decode()
     except TypeError:
         return json.dumps(document)
-    if b"null" in text and (floats is None or not all(map(_is_finite, floats))):
+    if "null" in text and (
+        floats is None or [one for one in floats if isinstance(one, float) and not isfinite(one)]
+    ):
         return json.dumps(document)
-    return text.decode()
+    return text
 
 
 def lost_history(sessions: Iterable[WriteSession]) -> tuple[str, list[Sequence[Any]]]:
@@ -242,10 +240,6 @@ def lost_history(sessions: Iterable[WriteSession]) -> tuple[str, list[Sequence[A
 def _proof(session: WriteSession) -> tuple[Any, ...]:
     assert session.history.mark is not None
     return session.thread_id, *session.history.mark, session.fence.token
-
-
-def _is_finite(value: Any) -> bool:
-    return not isinstance(value, float) or isfinite(value)
 
 
 def commit(
