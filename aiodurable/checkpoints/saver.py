@@ -8,6 +8,7 @@ import inspect
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from langchain_core.runnables import RunnableConfig
@@ -260,38 +261,22 @@ class DurableSaver(AsyncPostgresSaver):
                 versions[channel] = str(version)
                 weighed.append(values[channel])
 
-        # A change of the state (`update_state`) is not a step of the run.
-        advances = not namespace and metadata.get("source") in ("input", "loop")
         finished = None if namespace else as_finished(checkpoint, metadata)
         completes_step = (
             not self._keep_step_writes
             and session.begin_step(namespace, checkpoint["id"], parent_id)
             and metadata.get("source") == "loop"
-            and not any(name in metadata for name in _DELTA)
+            and metadata.keys().isdisjoint(_DELTA)
         )
-
-        def dump() -> Rows:
-            row = (
-                thread_id,
-                namespace,
-                checkpoint["id"],
-                parent_id,
-                dump_json({**checkpoint, "channel_values": inline}, floats=inline.values()),
-                dump_json(get_serializable_checkpoint_metadata(config, metadata)),
-            )
-            blobs = self._dump_blobs(thread_id, namespace, values, versions)
-            taken = session.unconsumed
-            return Rows(
-                blobs=blobs,
-                checkpoints=(row,),
-                consumes=taken if advances else None,
-                ends=session.completes if advances and finished and taken is None else None,
-                completes_step=completes_step,
-            )
-
         await self.writer.commit(
             session,
-            dump,
+            # Not a closure: its cells would live until the commit, for the garbage collector.
+            partial(
+                self._checkpoint_rows,
+                *(session, config, checkpoint, metadata, inline, values, versions),
+                finished=finished is not None,
+                completes_step=completes_step,
+            ),
             weighed,
             hold=(
                 session.holds_input
@@ -309,6 +294,42 @@ class DurableSaver(AsyncPostgresSaver):
                 "checkpoint_id": checkpoint["id"],
             }
         }
+
+    def _checkpoint_rows(
+        self,
+        session: WriteSession,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        inline: dict[str, Any],
+        values: dict[str, Any],
+        versions: ChannelVersions,
+        *,
+        finished: bool,
+        completes_step: bool,
+    ) -> Rows:
+        """The rows of a checkpoint: `inline` is stored in it, `values` beside it."""
+        configurable = _configurable(config)
+        thread_id, namespace = configurable["thread_id"], configurable["checkpoint_ns"]
+        row = (
+            thread_id,
+            namespace,
+            checkpoint["id"],
+            configurable.get("checkpoint_id"),
+            dump_json({**checkpoint, "channel_values": inline}, floats=inline.values()),
+            dump_json(get_serializable_checkpoint_metadata(config, metadata)),
+        )
+        # A change of the state (`update_state`) is not a step of the run.
+        advances = not namespace and metadata.get("source") in ("input", "loop")
+        blobs = self._dump_blobs(thread_id, namespace, values, versions)
+        taken = session.unconsumed
+        return Rows(
+            blobs=blobs,
+            checkpoints=(row,),
+            consumes=taken if advances else None,
+            ends=session.completes if advances and finished and taken is None else None,
+            completes_step=completes_step,
+        )
 
     @_with_its_signature
     async def aput_writes(
@@ -332,23 +353,29 @@ class DurableSaver(AsyncPostgresSaver):
             channels, values = zip(*writes, strict=True)
         if not writes:
             return None
-        thread_id: str = configurable["thread_id"]
-        namespace: str = configurable["checkpoint_ns"]
         if not (self._keep_step_writes or _ABOUT_THE_TASK.isdisjoint(channels)):
-            session.disturb_step(namespace)
+            session.disturb_step(configurable["checkpoint_ns"])
+        return await self.writer.commit(
+            session, partial(self._write_rows, configurable, writes, task_id, task_path), values
+        )
 
-        def dump() -> Rows:
-            rows = self._dump_writes(
-                thread_id,
-                namespace,
-                configurable["checkpoint_id"],
-                task_id,
-                task_path,
-                writes,
-            )
-            return Rows(writes=rows, replace=WRITES_IDX_MAP.keys() >= set(channels))
-
-        return await self.writer.commit(session, dump, values)
+    def _write_rows(
+        self,
+        configurable: Mapping[str, Any],
+        writes: Sequence[tuple[str, Any]],
+        task_id: str,
+        task_path: str,
+    ) -> Rows:
+        rows = self._dump_writes(
+            configurable["thread_id"],
+            configurable["checkpoint_ns"],
+            configurable["checkpoint_id"],
+            task_id,
+            task_path,
+            writes,
+        )
+        replace = WRITES_IDX_MAP.keys() >= {channel for channel, _ in writes}
+        return Rows(writes=rows, replace=replace)
 
     def _session_of(self, configurable: Mapping[str, Any]) -> WriteSession | None:
         thread_id = configurable["thread_id"]

@@ -4,6 +4,8 @@ run costs less.
 
 from __future__ import annotations
 
+from aiodurable.checkpoints.fenced_writer import FencedWriter
+from aiodurable.checkpoints.saver import DurableSaver
 from aiodurable.durable import Durable
 from tests.support.garbage import cyclic_garbage
 from tests.support.graphs import INPUT, four_nodes
@@ -21,3 +23,8 @@ async def test_a_run_leaves_no_cyclic_garbage(durable: Durable) -> None:
         for number in range(20):
             await run(f"thread {number}")
     assert found == []
+
+
+def test_a_write_that_waits_for_its_commit_has_no_cells() -> None:
+    for method in (DurableSaver.aput, DurableSaver.aput_writes, FencedWriter.commit):
+        assert method.__code__.co_cellvars == ()
