@@ -383,8 +383,11 @@ async def test_a_role_that_may_compress_no_more_prunes_on(
         await Thread(dsn, saver, f"thread-{n}", "linear").start()
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(NOTES_COMPRESSION.encode())
-        if connection.info.server_version < 150000:
-            pytest.skip("nobody may be given that right")
+        found = connection.execute(
+            "SELECT 'lz4' = ANY (enumvals) FROM pg_settings WHERE name = 'wal_compression'"
+        )
+        if found.fetchone() != (True,):
+            pytest.skip("this server was built without lz4, or cannot choose it")
         connection.execute("GRANT SET ON PARAMETER wal_compression TO compresses")
 
         def revoke(_: PruneReport) -> None:
