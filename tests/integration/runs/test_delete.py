@@ -272,12 +272,25 @@ async def _is(durable: Durable, status: ThreadStatus) -> bool:
     return (await durable.threads.status("t")).status is status
 
 
-def waiting(admin: psycopg.Connection[Any], dsn: str) -> int:
-    """Backends of the database that wait for a lock."""
-    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND wait_event_type = 'Lock'"
-    row = admin.execute(query, (conninfo_to_dict(dsn)["dbname"],)).fetchone()
-    assert row is not None
-    return row[0]
+HOLD_UP = """
+CREATE FUNCTION hold_up() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    WHILE NOT pg_try_advisory_xact_lock_shared(42) LOOP
+        PERFORM pg_sleep(0.01);
+    END LOOP;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER hold_up BEFORE INSERT OR DELETE ON checkpoints EXECUTE FUNCTION hold_up();
+"""
+"""Whoever changes checkpoints is held up while somebody holds that lock. It does not wait for it: a
+wait for a lock ends after 100 ms, and so would the transaction."""
+
+
+def waiting(admin: psycopg.Connection[Any], dsn: str, kind: str) -> bool:
+    """Whether a backend of the database waits in this way (`wait_event_type`)."""
+    query = "SELECT true FROM pg_stat_activity WHERE datname = %s AND wait_event_type = %s LIMIT 1"
+    row = admin.execute(query, (conninfo_to_dict(dsn)["dbname"], kind)).fetchone()
+    return row is not None
 
 
 @pytest.mark.parametrize("how", ["delete", "aprune", "acopy_thread"])
@@ -294,18 +307,20 @@ async def test_the_first_lease_of_a_thread_does_not_begin_in_the_middle_of_its_r
         "aprune": lambda: saver.aprune(["plain"]),
         "acopy_thread": lambda: saver.acopy_thread("plain", "copy"),
     }
-    async with await psycopg.AsyncConnection.connect(dsn) as blocking, Durable(dsn) as other:
-        await blocking.execute("LOCK TABLE checkpoints IN SHARE MODE")
+    connecting = psycopg.AsyncConnection.connect(dsn, autocommit=True)
+    async with await connecting as blocking, Durable(dsn) as other:
+        await blocking.execute(HOLD_UP)
+        await blocking.execute("SELECT pg_advisory_lock(42)")
         working = asyncio.ensure_future(work[how]())
-        await wait_until(lambda: waiting(admin, dsn) >= 1, what="the work to be held up")
+        await wait_until(lambda: waiting(admin, dsn, "Timeout"), what="the work to be held up")
 
         async def body() -> tuple[ThreadStatus, Any]:
             async with other.run(thread_id, four_nodes()) as run:
                 return run.status, await run.ainvoke(INPUT)
 
         running = asyncio.create_task(body())
-        await wait_until(lambda: waiting(admin, dsn) >= 2, what="the lease to wait for it")
-        await blocking.rollback()
+        await wait_until(lambda: waiting(admin, dsn, "Lock"), what="the lease to wait for it")
+        await blocking.execute("SELECT pg_advisory_unlock(42)")
         await working
         status, result = await within(60, running, what="the run to end")
     before = [] if how == "delete" else ["secret", *STEPS]
