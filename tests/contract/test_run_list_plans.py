@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import psycopg
 import pytest
 
 from aiodurable.postgres.sql import load
@@ -16,7 +17,6 @@ from tests.support.postgres import Server
 RARE = """
 UPDATE aiodurable_runs SET status = 'paused' WHERE run_id LIKE 'w999_';
 UPDATE aiodurable_runs SET claim_state = NULL WHERE run_id NOT LIKE 'q1234_';
-ANALYZE aiodurable_runs;
 """
 """Among 60,000 runs ten are paused, and ten wait."""
 
@@ -25,6 +25,9 @@ ANALYZE aiodurable_runs;
 def template(server: Server, template: str) -> Iterator[str]:
     """A database with a crowd in it, to be cloned for each test."""
     with server.clone(template, FILL + RARE) as name:
+        # Entries of rows that are no longer there count as read, by some plans and not by others.
+        with psycopg.connect(server.database(name), autocommit=True) as connection:
+            connection.execute("VACUUM ANALYZE aiodurable_runs")
         yield name
 
 
