@@ -108,9 +108,9 @@ WITH RECURSIVE open AS MATERIALIZED (
     FROM unnest(:queues::text[], :cursors::text[]) AS a (queue, cursor)
     WHERE :limited::boolean OR NOT EXISTS (
         SELECT FROM aiodurable_queues q
-        WHERE q.name = a.queue
-          AND (q.paused OR q.max_running IS NOT NULL OR q.max_running_per_key IS NOT NULL
-               OR q.rate IS NOT NULL))
+        WHERE q.name = a.queue AND
+        -- include: has_limits
+    )
 ),
 walk AS (
     SELECT o.queue, o.cursor, g.priority, g.fairness_key, g.fairness_key <= o.cursor AS wrapped,
@@ -235,9 +235,8 @@ WITH mine AS MATERIALIZED (
 -- include: refilled
            AS tokens
     FROM aiodurable_queues q
-    WHERE q.name = :queue::text
-      AND (q.paused OR q.max_running IS NOT NULL OR q.max_running_per_key IS NOT NULL
-           OR q.rate IS NOT NULL)
+    WHERE q.name = :queue::text AND
+    -- include: has_limits
     FOR UPDATE OF q SKIP LOCKED
 )
 SELECT m.paused IS NOT NULL AS mine, m.paused, m.max_running, m.max_running_per_key, m.rate,
@@ -245,11 +244,16 @@ SELECT m.paused IS NOT NULL AS mine, m.paused, m.max_running, m.max_running_per_
 FROM (
     SELECT EXISTS (
         SELECT FROM aiodurable_queues q
-        WHERE q.name = :queue::text
-          AND (q.paused OR q.max_running IS NOT NULL OR q.max_running_per_key IS NOT NULL
-               OR q.rate IS NOT NULL)) AS limited
+        WHERE q.name = :queue::text AND
+        -- include: has_limits
+    ) AS limited
 ) l
 LEFT JOIN mine m ON true
+
+-- fragment: has_limits
+        -- A queue that is paused begins nothing, which is a limit, too.
+        (q.paused OR q.max_running IS NOT NULL OR q.max_running_per_key IS NOT NULL
+         OR q.rate IS NOT NULL)
 
 -- fragment: refilled
              CASE WHEN q.rate IS NOT NULL THEN
@@ -574,9 +578,9 @@ SELECT (SELECT true
        ARRAY (
            SELECT q.name
            FROM aiodurable_queues q
-           WHERE q.name = ANY (:queues::text[])
-             AND (q.paused OR q.max_running IS NOT NULL OR q.max_running_per_key IS NOT NULL
-                  OR q.rate IS NOT NULL)) AS limited_queues
+           WHERE q.name = ANY (:queues::text[]) AND
+           -- include: has_limits
+       ) AS limited_queues
 
 -- name: blocked_threads
 -- params: after, most
