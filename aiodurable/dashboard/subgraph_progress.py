@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from aiodurable.checkpoints.row_reader import RowReader
+from aiodurable.threads.subgraph_namespace import without_tasks
 
 __all__ = ["Inside", "SubgraphProgress"]
 
@@ -58,7 +59,7 @@ class SubgraphProgress:
 
 def _inside(row: Mapping[str, Any]) -> Inside:
     # `research:TASK|rank:TASK`: a node and its task, from the outside to the inside.
-    around = ":".join(part.partition(":")[0] for part in row["checkpoint_ns"].split("|"))
+    around = without_tasks(row["checkpoint_ns"]).replace("|", ":")
     return Inside(
         frozenset(f"{around}:{node}" for node in _own(row["seen"])),
         frozenset(
