@@ -282,8 +282,8 @@ BEGIN
 END $$;
 CREATE TRIGGER hold_up BEFORE INSERT OR DELETE ON checkpoints EXECUTE FUNCTION hold_up();
 """
-"""Whoever changes checkpoints is held up while somebody holds that lock. It does not wait for it: a
-wait for a lock ends after 100 ms, and so would the transaction."""
+"""A transaction that changes checkpoints is held up while another session holds this lock. It does
+not wait for the lock: such a wait ends after 100 ms, and so would the transaction."""
 
 
 def waiting(admin: psycopg.Connection[Any], dsn: str, kind: str) -> bool:
