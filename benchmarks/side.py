@@ -106,18 +106,15 @@ async def _statuses(dsn: str, admin: asyncpg.Connection, *, page: int = 0) -> As
                 await run.ainvoke({"count": 0})
             known.append(thread_id)
 
-        async def look(number: int) -> None:
-            if page:
-                await durable.threads.search_page(status="complete", limit=page)
-            else:
-                await durable.threads.status(known[number % len(known)])
-
-        async def looks(units: int) -> None:
+        async def look(units: int) -> None:
             for number in range(units):
-                await look(number)
+                if page:
+                    await durable.threads.search_page(status="complete", limit=page)
+                else:
+                    await durable.threads.status(known[number % len(known)])
 
         await crowd(complete, 100, 50)
-        yield looks
+        yield look
 
 
 SCENARIOS: Mapping[str, Scenario] = {
