@@ -2,8 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from aiodurable.locks.session import LockSession
 from tests.support.internals import connection_of
+from tests.support.waiting import wait_until
+
+
+@asynccontextmanager
+async def stopped(session: LockSession) -> AsyncIterator[None]:
+    """Its backend answers nothing while the body runs. The session has nothing under way then: a
+    session that is new sends an audit, and its next statement would wait behind that.
+    """
+    await wait_until(lambda: session.idle, what="the session to be idle")
+    os.kill(session.statements.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(session.statements.pid, signal.SIGCONT)
 
 
 async def take_away(session: LockSession, *keys: int) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 from collections.abc import AsyncIterator
 from contextvars import Context, ContextVar
 from typing import Any
@@ -19,7 +17,7 @@ from aiodurable.locks.statements import LockStatements
 from aiodurable.settings import Settings
 from tests.support.internals import connection_of, session_of, wake
 from tests.support.lock_view import ServerLocks
-from tests.support.session_faults import take_away
+from tests.support.session_faults import stopped, take_away
 from tests.support.waiting import wait_until, within
 
 
@@ -74,8 +72,7 @@ async def test_a_cancelled_try_returns_at_once_and_its_lock_is_unlocked(
     cancelled: list[object] = []
     monkeypatch.setattr(cancel, lambda *_: cancelled.append(None))
     session = session_of(locks)
-    os.kill(session.statements.pid, signal.SIGSTOP)
-    try:
+    async with stopped(session):
         acquiring = asyncio.ensure_future(locks.acquire("a"))
         await asyncio.sleep(0)
         lone = session.lone
@@ -83,8 +80,6 @@ async def test_a_cancelled_try_returns_at_once_and_its_lock_is_unlocked(
         with pytest.raises(asyncio.CancelledError):
             await acquiring
         assert session.lone is lone  # the statement is still under way
-    finally:
-        os.kill(session.statements.pid, signal.SIGCONT)
     await wait_until(lambda: session.idle)
     assert server_locks() == 0
     assert not cancelled

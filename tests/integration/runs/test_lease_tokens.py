@@ -31,6 +31,7 @@ from aiodurable.runs.acquire import acquire_lease
 from aiodurable.runs.lease import ThreadLease
 from aiodurable.settings import Settings
 from tests.support.internals import acquirer_of, connection_of, services_of, session_of
+from tests.support.session_faults import stopped
 from tests.support.waiting import is_held, wait_until, within
 
 ONE_SESSION = Settings(lock_connections=1)
@@ -318,15 +319,10 @@ async def test_who_is_cancelled_while_the_statement_is_under_way_leaves_no_lock(
     durable: Durable, leased: list[int]
 ) -> None:
     session = session_of(services_of(durable).locks)
-    os.kill(session.statements.pid, signal.SIGSTOP)
-    try:
+    async with stopped(session):
         entering = asyncio.create_task(first_of(durable, "t"))
         await wait_until(lambda: leased == [1])
-        entering.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await entering
-    finally:
-        os.kill(session.statements.pid, signal.SIGCONT)
+        await cancelled(entering)
     await wait_until(lambda: session.idle)
     assert not await is_held(durable, "t")
     assert (await first_of(durable, "t"))[0] == 2
@@ -346,15 +342,12 @@ async def test_who_is_cancelled_before_the_statement_of_a_handover_raises_no_tok
     await wait_until(lambda: queue.waiting == 2)
     if not waits:
         await cancelled(following)
-    os.kill(session.statements.pid, signal.SIGSTOP)
-    try:
+    async with stopped(session):
         busy = asyncio.create_task(services.locks.acquire("another"))
         await wait_until(lambda: session.sending or session.lone is not None)
         await lock.release()
         await wait_until(lambda: session.requests.leases.renewals.keys)
         await cancelled(entering)
-    finally:
-        os.kill(session.statements.pid, signal.SIGCONT)
     await busy
     raised = (await following).raised if waits else lock.raised
     await wait_until(lambda: session.idle)
@@ -375,11 +368,10 @@ async def test_a_session_that_is_terminated_with_the_statement_under_way_grants_
     durable: Durable, leased: list[int]
 ) -> None:
     session = session_of(services_of(durable).locks)
-    os.kill(session.statements.pid, signal.SIGSTOP)
-    entering = asyncio.create_task(first_of(durable, "t"))
-    await wait_until(lambda: leased == [1])
-    os.kill(session.statements.pid, signal.SIGTERM)
-    os.kill(session.statements.pid, signal.SIGCONT)
+    async with stopped(session):
+        entering = asyncio.create_task(first_of(durable, "t"))
+        await wait_until(lambda: leased == [1])
+        os.kill(session.statements.pid, signal.SIGTERM)
     with pytest.raises(PostgresUnavailableError):
         await entering
     await wait_until(lambda: services_of(durable).locks.health().healthy)
