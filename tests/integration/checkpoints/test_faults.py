@@ -473,8 +473,11 @@ async def test_a_crash_of_postgres_loses_nothing_that_was_acknowledged(
         saver = pool.get_checkpointer()
 
         async def work(thread: str) -> None:
-            for _ in range(30):
+            """Until the crash has come to these writes, which may take a while, and ten more."""
+            after = 0
+            while after < 10:
                 acknowledged.append((thread, await put(saver, thread)))
+                after += committer_of(saver).failures > 0
 
         threads = [f"t{n}" for n in range(20)]
         for thread in threads:
@@ -482,8 +485,7 @@ async def test_a_crash_of_postgres_loses_nothing_that_was_acknowledged(
         working = asyncio.gather(*(work(thread) for thread in threads))
         await wait_until(lambda: len(acknowledged) > 100)
         os.kill(victim, signal.SIGKILL)
-        await working
-        assert committer_of(saver).failures > 0
+        await within(60, working, what="the crash, and the writes after it")
     admin.terminate()
     witness = await asyncpg.connect(**parse_dsn(dsn).asyncpg)
     stored = {
@@ -491,5 +493,4 @@ async def test_a_crash_of_postgres_loses_nothing_that_was_acknowledged(
         for row in await witness.fetch("SELECT thread_id, checkpoint_id FROM checkpoints")
     }
     await witness.close()
-    assert len(acknowledged) == 600
     assert stored == set(acknowledged)
