@@ -84,7 +84,10 @@ async def _excludes(statements: LockStatements, dsn: Dsn, *, peers: int, timeout
                 # Raises where the session has ended meanwhile, and the lock with it.
                 await statements.probe_unlock(key)
                 return False
-        return await statements.probe_unlock(key)
+        unlocked = await statements.probe_unlock(key)
+        for peer in peers_open:  # an audit counts lock sessions, and would count these with them
+            await peer.leave(timeout_s)
+        return unlocked
     except DRIVER_FAILURES as error:
         if getattr(error, "sqlstate", None) in ("26000", "42P05"):
             return False  # one server prepared the statement, another was to execute it

@@ -315,6 +315,12 @@ class LockStatements:
         finally:
             self.terminate()
 
+    async def leave(self, timeout_s: float) -> None:
+        """Close, and wait until the server has ended the session; cut the connection after
+        `timeout_s` seconds."""
+        with suppress(*DRIVER_FAILURES):
+            await self._connection.close(timeout=timeout_s)
+
     def terminate(self) -> None:
         """Cut the connection at once; a caller that awaits an answer gets an error."""
         self._connection.terminate()

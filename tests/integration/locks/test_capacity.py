@@ -5,7 +5,10 @@ everything back at the brim.
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import Iterator
+from contextlib import suppress
 
 import asyncpg
 import pytest
@@ -13,6 +16,7 @@ import pytest
 from aiodurable.errors import LockCapacityError, LockTimeoutError
 from aiodurable.locks import PostgresLockManager
 from aiodurable.locks.capacity import share
+from aiodurable.locks.statements import LockStatements
 from tests.support.internals import connection_of, session_of
 from tests.support.postgres import left_alone, small_server
 from tests.support.waiting import wait_until, within
@@ -55,6 +59,33 @@ async def test_half_of_the_table_is_shared_equally(small: str) -> None:
     connection = await asyncpg.connect(small)
     assert await locked(connection) == 0
     await connection.close()
+
+
+async def test_a_connection_that_probed_the_server_has_no_share(
+    small: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long its backend takes to end."""
+    peers: list[int] = []
+    probe = LockStatements.probe_from_peer
+
+    async def slow_to_end(peer: LockStatements, key: int) -> bool:
+        got = await probe(peer, key)
+        peers.append(peer.pid)
+        os.kill(peer.pid, signal.SIGSTOP)
+        asyncio.get_running_loop().call_later(0.2, go_on)
+        return got
+
+    def go_on() -> None:
+        with suppress(ProcessLookupError):
+            os.kill(peers[0], signal.SIGCONT)
+
+    monkeypatch.setattr(LockStatements, "probe_from_peer", slow_to_end)
+    try:
+        async with PostgresLockManager(small, sessions=1) as locks:
+            assert [session.share for session in locks.health().sessions] == [100]
+    finally:
+        go_on()
+    assert len(peers) == 1
 
 
 async def test_a_refusal_leaves_the_lock_free_and_the_manager_working(small: str) -> None:
