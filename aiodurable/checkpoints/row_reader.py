@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
 
 import orjson
-from psycopg import AsyncRawCursor
+from psycopg import AsyncConnection, AsyncRawCursor
 from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import set_json_loads
 
@@ -64,7 +64,7 @@ class RowReader:
 
     async def sizes(self, thread_ids: Sequence[str]) -> dict[str, int]:
         """Bytes of the values of the threads' newest checkpoints; leaves out empty threads."""
-        rows = await self._pool.fetch(_SIZES, list(thread_ids))
+        rows = await self._pool.read(_SIZES, list(thread_ids))
         return {row["thread_id"]: int(row["bytes"] or 0) for row in rows}
 
     async def steps_of(self, thread_ids: Sequence[str], *, inner: bool) -> dict[str, list[DictRow]]:
@@ -88,10 +88,10 @@ class RowReader:
         `updated`. No value of a state is read, and nothing of the checkpoints in `known_ids`. Of a
         step with more than 1,000 subgraphs those after the first 1,000 are left out.
         """
-        return await self._pool.fetch(_PROGRESS, thread_id, list(known_ids), _MOST_SUBGRAPHS)
+        return await self._pool.read(_PROGRESS, thread_id, list(known_ids), _MOST_SUBGRAPHS)
 
     async def _fetch_inner(self, thread_ids: Sequence[str]) -> dict[str, list[DictRow]]:
-        rows = await self._pool.fetch(_INNER, list(thread_ids))
+        rows = await self._pool.read(_INNER, list(thread_ids))
         found: dict[str, list[DictRow]] = {}
         for row in rows:
             found.setdefault(row["thread_id"], []).append(row)
@@ -100,14 +100,16 @@ class RowReader:
     async def _fetch_latest(
         self, keys: Sequence[tuple[str, str]], *, loads: Callable[[str | bytes], Any] = read_json
     ) -> dict[tuple[str, str], DictRow]:
-        async with self._pool.connection() as connection:
+        of = ([key[0] for key in keys], [key[1] for key in keys])
+
+        async def latest(connection: AsyncConnection[DictRow]) -> list[DictRow]:
             cursor = AsyncRawCursor(connection, row_factory=dict_row)
             if loads is not read_json:
                 set_json_loads(loads, cursor)
-            await cursor.execute(
-                _LATEST, ([key[0] for key in keys], [key[1] for key in keys]), binary=True
-            )
-            rows = await cursor.fetchall()
+            await cursor.execute(_LATEST, of, binary=True)
+            return await cursor.fetchall()
+
+        rows = await self._pool.reading(latest)
         return {(row["thread_id"], row["checkpoint_ns"]): row for row in rows}
 
 

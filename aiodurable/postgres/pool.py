@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import psycopg
 from psycopg import AsyncConnection, AsyncRawCursor
@@ -14,7 +14,7 @@ from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from aiodurable.dsn import Dsn
-from aiodurable.errors import ClosedError, ConfigurationError
+from aiodurable.errors import ClosedError, ConfigurationError, PostgresUnavailableError
 from aiodurable.postgres.circuit_breaker import CircuitBreaker
 from aiodurable.postgres.connect import application_name
 from aiodurable.postgres.errors import (
@@ -35,6 +35,8 @@ from aiodurable.postgres.pool_connection import (
 )
 
 __all__ = ["PsycopgPool"]
+
+_T = TypeVar("_T")
 
 Pool = AsyncConnectionPool[AsyncConnection[DictRow]]
 
@@ -233,6 +235,27 @@ class PsycopgPool:
         ):
             await cursor.execute(query.encode(), args)
             return await cursor.fetchall()
+
+    async def read(self, query: str, *args: Any) -> list[dict[str, Any]]:
+        """`fetch`, for a statement that only reads: it is sent a second time if its connection ends
+        meanwhile.
+        """
+        return await self.reading(lambda connection: fetch_on(connection)(query, *args))
+
+    async def reading(self, statement: Callable[[AsyncConnection[DictRow]], Awaitable[_T]]) -> _T:
+        """What `statement` reads on a connection, or on a second one if the first ends meanwhile: a
+        restart or a failover of Postgres must not fail a run for what is under way at that moment.
+        """
+        lent = False
+        try:
+            async with self.connection() as connection:
+                lent = True
+                return await statement(connection)
+        except PostgresUnavailableError:
+            if not lent:  # it has waited for a connection as long as it may
+                raise
+        async with self.connection() as connection:
+            return await statement(connection)
 
     async def fetch_one(
         self, query: str, *args: Any, urgent: bool = False

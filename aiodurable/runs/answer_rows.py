@@ -39,7 +39,7 @@ class AnswerRows:
 
     async def read(self, thread_id: str) -> list[Answered]:
         """The recorded answers of the thread, oldest first."""
-        rows = await self._database.fetch(_SQL["answered"], thread_id)
+        rows = await self._database.read(_SQL["answered"], thread_id)
         return [
             Answered(
                 row["interrupt_id"],

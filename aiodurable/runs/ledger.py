@@ -99,7 +99,7 @@ class Ledger:
 
     async def newest(self, thread_id: str) -> Accepted | None:
         """The newest started run of the thread; rejected and superseded runs do not count."""
-        row = await self._database.fetch_one(_SQL["newest"], thread_id)
+        row = next(iter(await self._database.read(_SQL["newest"], thread_id)), None)
         return None if row is None or row["status"] == RunStatus.QUEUED else accepted_of(row)
 
     async def loaded(self, accepted: Accepted, serde: SerializerProtocol) -> Loaded:
@@ -130,7 +130,7 @@ class Ledger:
 
     async def newest_of(self, thread_ids: Sequence[str]) -> dict[str, Needed]:
         """The values that a resumption of each thread's newest run would decode, by thread_id."""
-        rows = await self._database.fetch(_SQL["newest_of"], list(thread_ids))
+        rows = await self._database.read(_SQL["newest_of"], list(thread_ids))
         return {
             row["thread_id"]: Needed(
                 complete=row["status"] == RunStatus.COMPLETE,

@@ -98,6 +98,5 @@ class ThreadReader:
             thread_id: the thread.
             serde: decodes an answer that plain LangGraph left, for the run that will use it.
         """
-        row = await self._database.fetch_one(_QUESTIONS, thread_id)
-        assert row is not None, "an aggregate has a row"
+        (row,) = await self._database.read(_QUESTIONS, thread_id)
         return Questions.of(row, question_serde=self._serde, answer_serde=serde)

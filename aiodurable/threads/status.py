@@ -127,7 +127,7 @@ class Classifier:
         if not thread_ids:
             return []
         rows = await self.fetch(
-            self._database.fetch,
+            self._database.read,
             CLASSIFY,
             *self._arguments(thread_ids, wanted, ignore_lock=ignore_lock),
         )
@@ -143,7 +143,7 @@ class Classifier:
             return Counter(thread.status for thread in await self.classify(thread_ids, wanted))
         rows = (
             await self.fetch(
-                self._database.fetch,
+                self._database.read,
                 _SQL["classified_counts"],
                 *self._arguments(thread_ids, wanted),
             )
@@ -161,7 +161,7 @@ class Classifier:
             ]
         rows = (
             await self.fetch(
-                self._database.fetch,
+                self._database.read,
                 _SQL["classified_statuses"],
                 *self._arguments(thread_ids, wanted),
             )

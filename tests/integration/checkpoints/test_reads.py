@@ -13,6 +13,7 @@ from aiodurable.errors import ClosedError, PostgresUnavailableError
 from aiodurable.postgres.batcher import Batcher
 from aiodurable.postgres.sql import load
 from tests.support.checkpoint_rows import checkpoint, config, linear
+from tests.support.waiting import wait_until, within
 
 
 def statements(pool: AsyncCheckpointerPool) -> int:
@@ -96,6 +97,44 @@ async def test_a_key_that_postgres_refuses_fails_alone(saver: DurableSaver, leas
     assert good is not None
     assert isinstance(bad, Exception)
     assert none is None
+
+
+@pytest.mark.parametrize("ends", [1, 2])
+@pytest.mark.parametrize("ns", ["", "inner:1"])
+async def test_a_read_whose_connection_ends_meanwhile_is_sent_again_once(
+    ns: str, ends: int, saver: DurableSaver, db: asyncpg.Connection, lease: Any
+) -> None:
+    await lease("t")
+    made, versions = checkpoint(value=1)
+    await saver.aput(config("t", ns=ns), made, {}, versions)  # pyright: ignore[reportArgumentType]
+    locking = db.transaction()
+    await locking.start()
+    await db.execute("LOCK TABLE checkpoints IN ACCESS EXCLUSIVE MODE")
+    reading = asyncio.create_task(saver.aget_tuple(config("t", ns=ns)))
+    ended = list[int]()
+    for _ in range(ends):
+        ended.extend(await wait_until(lambda: waiting_reads(db, ended)))
+        await db.execute("SELECT pg_terminate_backend(pid) FROM unnest($1::int[]) pid", ended)
+    if ends == 1:
+        await wait_until(lambda: waiting_reads(db, ended))
+    else:
+        with pytest.raises(PostgresUnavailableError):
+            await within(30, reading)
+    await locking.rollback()
+    if ends == 1:
+        found = await within(30, reading)
+        assert found is not None
+        assert found.checkpoint["id"] == made["id"]
+
+
+async def waiting_reads(db: asyncpg.Connection, ended: list[int]) -> list[int]:
+    """Other backends of the pool than those that were ended, where they wait for a lock."""
+    await db.execute("SELECT pg_stat_clear_snapshot()")
+    found = await db.fetch(
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type ="
+        " 'Lock' AND application_name LIKE 'aiodurable:pool%'"
+    )
+    return [row["pid"] for row in found if row["pid"] not in ended]
 
 
 async def test_what_comes_in_during_a_question_goes_together_in_the_next() -> None:
