@@ -36,7 +36,8 @@ class CircuitBreaker:
     Args:
         threshold: failures in a row that open the circuit, if they also span `after_s`.
         after_s: seconds from the first to the last of these failures, at least. The count starts
-            again after a longer time (and more than a second) without a failure.
+            again where a call that fails began a longer time (and more than a second) after the
+            last failure.
         pause_s: seconds that the circuit stays open the first time; each failed probe doubles them,
             less up to half at random.
         max_pause_s: the most seconds that it stays open.
@@ -120,6 +121,8 @@ class CircuitBreaker:
 
     def enter(self, call: _Call) -> None:
         """Let a call pass or refuse it."""
+        if self._failures:  # else it is the first, or began before the others failed
+            call.began = self._clock()
         if self.state == "closed" or call.urgent:
             return
         if self.state == "open" or self._probe is not None:
@@ -145,7 +148,7 @@ class CircuitBreaker:
             if was_open:
                 self._changed("closed")
         elif isinstance(error, self._on):
-            self._failed()
+            self._failed(call.began)
             if call.urgent and self.state != "closed":
                 return  # the circuit is open, and this was no probe
             if was_probe or (
@@ -153,11 +156,12 @@ class CircuitBreaker:
             ):
                 self._open()
 
-    def _failed(self) -> None:
+    def _failed(self, began: float) -> None:
         now = self._clock()
         if self._away_since is None:
             self._away_since = now
-        if not self._failures or now - self._last > max(1.0, self._after_s):
+        # Up to when it began: calls in a row that each wait for `after_s` leave no gap.
+        if not self._failures or began - self._last > max(1.0, self._after_s):
             self._failures, self._first = 0, now
         self._failures += 1
         self._last = now
@@ -177,6 +181,7 @@ class _Call(AbstractAsyncContextManager[None]):
     def __init__(self, breaker: CircuitBreaker, *, urgent: bool) -> None:
         self._breaker = breaker
         self.urgent = urgent
+        self.began = 0.0
 
     async def __aenter__(self) -> None:
         self._breaker.enter(self)

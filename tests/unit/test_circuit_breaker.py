@@ -149,6 +149,17 @@ async def test_failures_far_apart_are_no_row(clock: Clock) -> None:
     assert breaker.state == "closed"
 
 
+async def test_calls_in_a_row_that_wait_for_long_before_they_fail_open_it(clock: Clock) -> None:
+    breaker = CircuitBreaker(threshold=3, after_s=15, clock=clock)
+    for _ in range(3):
+        assert breaker.state == "closed"
+        with pytest.raises(PostgresUnavailableError):
+            async with breaker.call():
+                clock.now += 16
+                raise PostgresUnavailableError("no answer")
+    assert breaker.state == "open"
+
+
 async def test_an_urgent_call_goes_through_and_only_its_success_counts(
     breaker: CircuitBreaker, clock: Clock
 ) -> None:
