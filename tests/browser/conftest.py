@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, expect
 
+from aiodurable.dashboard import background
 from aiodurable.durable import Durable
 from aiodurable.settings import Settings
 from tests.browser.shown import GRAPHS, fill
@@ -67,6 +68,12 @@ def dsn(server: Server, filled: str) -> Iterator[str]:
     """A fresh database with threads of every kind."""
     with server.clone(filled) as name:
         yield server.database(name)
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page is answered when what was begun has ended, on a slow machine, too."""
+    monkeypatch.setattr(background, "_LOOKED_AT_S", LIMIT_S)
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -9,8 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from aiodurable.dashboard import dashboard
+from aiodurable.dashboard import background, dashboard
 from aiodurable.durable import Durable
+from tests.support.waiting import LIMIT_S
 
 Opened = Callable[..., httpx.AsyncClient]
 
@@ -38,3 +39,9 @@ async def opened(durable: Durable) -> AsyncIterator[Opened]:
             return client
 
         yield opened
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page is answered when what was begun has ended, on a slow machine, too."""
+    monkeypatch.setattr(background, "_LOOKED_AT_S", LIMIT_S)

@@ -12,7 +12,6 @@ import pytest
 from langgraph.graph import START, StateGraph
 
 from aiodurable import Durable, Settings
-from aiodurable.dashboard import background
 from aiodurable.dashboard.actions import on_many_threads
 from aiodurable.dashboard.actions.on_many_threads import CAP
 from aiodurable.errors import RunCancelledError
@@ -105,9 +104,7 @@ def next_ones(page: str) -> str:
     return unescape(found[1]) if found else ""
 
 
-async def test_all_means_all_though_they_match_afterwards(
-    opened: Opened, durable: Durable, patient: None
-) -> None:
+async def test_all_means_all_though_they_match_afterwards(opened: Opened, durable: Durable) -> None:
     """A resumption that fails leaves a failed thread: the search finds it again."""
     for number in range(5):
         await fail(durable, f"t{number}")
@@ -199,7 +196,7 @@ async def test_what_was_accepted_since_is_not_deleted(opened: Opened, dsn: str) 
 
 @pytest.mark.parametrize("name", ["delete", "resume"])
 async def test_a_thread_that_goes_on_after_it_was_compared_is_left_alone(
-    opened: Opened, durable: Durable, dsn: str, patient: None, name: str
+    opened: Opened, durable: Durable, dsn: str, name: str
 ) -> None:
     await fail(durable, "t")
     acted: list[str] = []
@@ -273,13 +270,7 @@ async def run_two(durable: Durable) -> None:
         await run.ainvoke({"word": ""})
 
 
-@pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The page is answered when all has ended, on a slow machine, too."""
-    monkeypatch.setattr(background, "_LOOKED_AT_S", 30.0)
-
-
-async def test_many_are_resumed_here(opened: Opened, durable: Durable, patient: None) -> None:
+async def test_many_are_resumed_here(opened: Opened, durable: Durable) -> None:
     await fail(durable, "a")
     await fail(durable, "b")
     client = opened(read_only=False)
@@ -291,7 +282,7 @@ async def test_many_are_resumed_here(opened: Opened, durable: Durable, patient: 
 
 
 async def test_a_resumption_of_many_says_what_was_refused(
-    opened: Opened, durable: Durable, caplog: pytest.LogCaptureFixture, patient: None
+    opened: Opened, durable: Durable, caplog: pytest.LogCaptureFixture
 ) -> None:
     await fail(durable, "registered")
     await fail(durable, "not registered", failing(name="elsewhere"))
