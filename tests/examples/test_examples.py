@@ -15,9 +15,11 @@ import httpx
 import pytest
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.graph import START, StateGraph
+from psycopg import AsyncConnection
 
 from aiodurable.durable import Durable
-from tests.support.example_programs import EXAMPLES, REPOSITORY, Start, output, read_until
+from tests.programs import PROGRAMS
+from tests.support.example_programs import EXAMPLES, Start, output, read_until
 from tests.support.forked import Process
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until
@@ -117,17 +119,31 @@ async def test_the_worker_finishes_what_failed_and_stops_on_request(start: Start
 
 
 class Service:
-    """The FastAPI example, served by uvicorn in a process that may be killed."""
+    """The FastAPI example, served by uvicorn in a process that may be killed.
 
-    def __init__(self, start: Start, dsn: str, program: Path = EXAMPLES / "fastapi_app.py") -> None:
+    Args:
+        go_on: a file; its reports take until it is there. None: a second, as the example has it.
+    """
+
+    def __init__(
+        self,
+        start: Start,
+        dsn: str,
+        program: Path = EXAMPLES / "fastapi_app.py",
+        *,
+        go_on: Path | None = None,
+    ) -> None:
         self._start = start
         self._dsn = dsn
-        self._program = program
         self._port = free_port()
+        self._program: list[str | Path] = [program, str(self._port)]
+        if go_on is not None:
+            self._program[:0] = [PROGRAMS / "held_report.py", go_on]
         self.process: Process | None = None
 
     async def up(self, says: str = "Uvicorn running", times: int = 1) -> None:
-        self.process = await self._start(self._program, str(self._port), dsn=self._dsn)
+        program, *arguments = self._program
+        self.process = await self._start(program, *arguments, dsn=self._dsn)
         for _ in range(times):
             await read_until(self.process, says)
 
@@ -138,14 +154,24 @@ class Service:
         await self.process.communicate()
 
     async def kill(self) -> None:
+        """Returns when Postgres has noticed: until then the process has its locks."""
         assert self.process is not None
         self.process.kill()
         await self.process.wait()
+        await wait_until(self._has_no_client)
+
+    async def _has_no_client(self) -> bool:
+        async with await AsyncConnection.connect(self._dsn) as connection:
+            others = await connection.execute(
+                "SELECT FROM pg_stat_activity WHERE datname = current_database()"
+                " AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
+            )
+            return not others.rowcount
 
     @asynccontextmanager
     async def client(self) -> AsyncGenerator[httpx.AsyncClient, None]:
         async with httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{self._port}", trust_env=False, timeout=30
+            base_url=f"http://127.0.0.1:{self._port}", trust_env=False, timeout=60
         ) as client:
             yield client
 
@@ -153,6 +179,20 @@ class Service:
 @pytest.fixture
 async def service(start: Start, dsn: str) -> Service:
     service = Service(start, dsn)
+    await service.up()
+    return service
+
+
+@pytest.fixture
+def go_on(tmp_path: Path) -> Path:
+    """A file that lets `held` write its reports."""
+    return tmp_path / "go on"
+
+
+@pytest.fixture
+async def held(start: Start, dsn: str, go_on: Path) -> Service:
+    """The service whose reports take until `go_on` is there."""
+    service = Service(start, dsn, go_on=go_on)
     await service.up()
     return service
 
@@ -181,9 +221,9 @@ async def is_writing(client: httpx.AsyncClient, dsn: str) -> bool:
 
 
 async def test_a_request_for_a_busy_thread_gets_409_and_no_second_run(
-    service: Service, dsn: str
+    held: Service, go_on: Path, dsn: str
 ) -> None:
-    async with service.client() as client:
+    async with held.client() as client:
         first = make(client)
         await wait_until(lambda: is_writing(client, dsn))
         second = await make(client)
@@ -198,6 +238,7 @@ async def test_a_request_for_a_busy_thread_gets_409_and_no_second_run(
             "error": "WorkflowAlreadyRunningError",
             "thread_id": "monday",
         }
+        go_on.touch()
         assert (await first).json() == {
             "text": "tides: note 1\ntides: note 2\ntides: note 3",
             "resumed": False,
@@ -209,29 +250,31 @@ NOTES = "tides: note 1\ntides: note 2\ntides: note 3"
 
 
 async def test_a_request_killed_in_the_middle_is_finished_by_the_next_server(
-    service: Service, dsn: str
+    held: Service, go_on: Path, dsn: str
 ) -> None:
-    async with service.client() as client:
+    async with held.client() as client:
         first = make(client)
         await wait_until(lambda: is_writing(client, dsn))
-        await service.kill()
+        await held.kill()
         with pytest.raises(httpx.TransportError):
             await first
-        await service.up()
+        go_on.touch()
+        await held.up()
         assert await status(client, "monday") == "crashed"
         assert (await make(client)).json() == {"text": NOTES, "resumed": True}
 
 
 async def test_another_idempotency_key_never_gets_the_report_of_the_one_that_was_killed(
-    service: Service, dsn: str
+    held: Service, go_on: Path, dsn: str
 ) -> None:
-    async with service.client() as client:
+    async with held.client() as client:
         first = make(client, **{"idempotency-key": "k1"})
         await wait_until(lambda: is_writing(client, dsn))
-        await service.kill()
+        await held.kill()
         with pytest.raises(httpx.TransportError):
             await first
-        await service.up()
+        go_on.touch()
+        await held.up()
         second = await make(client, "moons", **{"idempotency-key": "k2"})
         assert second.json() == {"text": NOTES.replace("tides", "moons"), "resumed": False}
         assert (await make(client, **{"idempotency-key": "k1"})).json()["text"] == NOTES
@@ -287,7 +330,7 @@ async def test_two_worker_processes_refuse_a_busy_thread_and_run_others(
     async def wait(state: dict[str, Any]) -> None:
         pass
 
-    service = Service(start, dsn, program=REPOSITORY / "tests" / "programs" / "web_workers.py")
+    service = Service(start, dsn, program=PROGRAMS / "web_workers.py")
 
     async def post(thread_id: str) -> int:
         async with service.client() as client:  # a connection of its own, to either process

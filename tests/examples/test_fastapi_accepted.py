@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
 import httpx
@@ -210,9 +211,10 @@ async def test_what_keeps_a_route_from_a_result_is_a_problem(
 
 
 async def test_the_service_is_killed_and_its_next_process_finishes_what_was_accepted(
-    start: Start, dsn: str
+    start: Start, dsn: str, tmp_path: Path
 ) -> None:
-    service = Service(start, dsn, EXAMPLES / "fastapi_service.py")
+    go_on = tmp_path / "go on"
+    service = Service(start, dsn, EXAMPLES / "fastapi_service.py", go_on=go_on)
     await service.up()
     key = {"idempotency-key": "k"}
     async with service.client() as client:
@@ -224,10 +226,15 @@ async def test_the_service_is_killed_and_its_next_process_finishes_what_was_acce
 
         await wait_until(runs)
         await service.kill()
+    go_on.touch()
     await service.up()
     async with service.client() as client:
-        found = await client.get("/runs/monday/k", params={"wait": 30})
-        assert found.json()["result"]["text"] == NOTES
+
+        async def result() -> Any:
+            found = await client.get("/runs/monday/k", params={"wait": 30})
+            return found.json().get("result")
+
+        assert (await wait_until(result, 60))["text"] == NOTES
         again = await client.post("/reports/monday", json={"topic": "tides"}, headers=key)
         assert (again.status_code, again.json()["status"]) == (202, "complete")
     await service.stop()
