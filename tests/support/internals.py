@@ -23,6 +23,7 @@ from aiodurable.locks.lease import Trust
 from aiodurable.locks.session import LockSession
 from aiodurable.locks.statements import LockStatements
 from aiodurable.locks.supervisor import SessionSupervisor
+from aiodurable.postgres.circuit_breaker import CircuitBreaker
 from aiodurable.postgres.direct import DirectConnection
 from aiodurable.runs.lease import ThreadLease
 from aiodurable.runs.services import Services
@@ -110,6 +111,11 @@ def history_origin(session: WriteSession) -> object:
     history.
     """
     return session.history._origin
+
+
+def set_clock(breaker: CircuitBreaker, clock: Callable[[], float]) -> None:
+    """Let a circuit go by this clock, in seconds."""
+    breaker._clock = clock
 
 
 def stop_watching_the_deadline(session: LockSession) -> None:

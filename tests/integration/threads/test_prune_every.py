@@ -10,6 +10,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -27,7 +28,7 @@ from aiodurable import (
     Settings,
 )
 from aiodurable.runs.leader import duty_lock
-from tests.support.internals import services_of
+from tests.support.internals import services_of, set_clock
 from tests.support.scenarios import Thread
 from tests.support.waiting import wait_until, within
 
@@ -162,17 +163,20 @@ async def test_a_circuit_that_is_open_ends_no_task_group(
     dsn: str, saver: AsyncPostgresSaver, caplog: pytest.LogCaptureFixture
 ) -> None:
     await Thread(dsn, saver, "thread", "linear").start()
-    settings = Settings(circuit_open_after_s=0.01, circuit_probe_interval_s=2.0)
+    settings = Settings(circuit_open_after_s=1.0, circuit_probe_interval_s=2.0)
     async with Durable(dsn, settings=settings) as durable, asyncio.TaskGroup() as tasks:
         breaker = services_of(durable).checkpoints.database.breaker
         assert breaker is not None
+        clock = SimpleNamespace(now=0.0)  # the circuit stays open until the log has it
+        set_clock(breaker, lambda: clock.now)
         while breaker.state == "closed":
+            clock.now += 0.5
             with contextlib.suppress(PostgresUnavailableError):
-                await asyncio.sleep(0)
                 async with breaker.call():
                     raise PostgresUnavailableError("away")
         pruner = tasks.create_task(durable.threads.prune_every(SOON, older_than=NOW))
         await wait_until(lambda: "tried again" in caplog.text, what="the open circuit in the log")
+        clock.now += 2.0
 
         async def pruned() -> bool:
             return await checkpoints(dsn) == 1
