@@ -59,17 +59,22 @@ async def checkpoints(dsn: str) -> int:
     return row[0]
 
 
+async def left(dsn: str, count: int, *, what: str) -> None:
+    """Return when so many checkpoints are left."""
+
+    async def are_left() -> bool:
+        return await checkpoints(dsn) == count
+
+    await wait_until(are_left, what=what)
+
+
 async def test_what_becomes_old_is_pruned_round_after_round(
     dsn: str, saver: AsyncPostgresSaver
 ) -> None:
     async with Durable(dsn) as durable, pruning(durable):
         for number in (1, 2):
             await Thread(dsn, saver, f"thread {number}", "linear").start()
-
-            async def pruned(number: int = number) -> bool:
-                return await checkpoints(dsn) == number
-
-            await wait_until(pruned, what=f"round after thread {number}")
+            await left(dsn, number, what=f"round after thread {number}")
 
 
 async def test_one_prunes_and_another_takes_over_when_it_is_gone(
@@ -80,8 +85,8 @@ async def test_one_prunes_and_another_takes_over_when_it_is_gone(
         async with pruning(first) as by_first:
             await wait_until(lambda: by_first, what="the first to begin")
             async with pruning(second) as by_second:
-                rounds = len(by_first)
                 await Thread(dsn, saver, "another", "linear").start()
+                rounds = len(by_first)
                 await wait_until(
                     lambda: len(by_first) > rounds + 2, what="some rounds of the first"
                 )
@@ -90,8 +95,8 @@ async def test_one_prunes_and_another_takes_over_when_it_is_gone(
         await Thread(dsn, saver, "a third", "linear").start()
         async with pruning(second) as by_second:
             await wait_until(lambda: by_second, what="the second to take over")
+            await left(dsn, 3, what="a round of the second")
         assert not await second.locks.is_locked(duty_lock("prune"))
-    assert await checkpoints(dsn) == 3
 
 
 async def test_it_goes_on_when_its_connections_were_killed(
@@ -110,10 +115,8 @@ async def test_it_goes_on_when_its_connections_were_killed(
             (conninfo_to_dict(dsn)["dbname"],),
         )
         await wait_until(lambda: "tried again" in caplog.text, what="the loss to be told")
-        seen = len(rounds)
         await Thread(dsn, saver, "second", "linear").start()
-        await wait_until(lambda: len(rounds) > seen + 1, what="another round")
-    assert await checkpoints(dsn) == 2
+        await left(dsn, 2, what="another round")
 
 
 TROUBLE = """
@@ -150,11 +153,7 @@ async def test_an_error_of_postgres_that_passes_ends_no_task_group(
                 lambda: caplog.text.count("tried again") > 1, what="two failed rounds in the log"
             )
             await connection.execute("DELETE FROM trouble")
-
-            async def pruned() -> bool:
-                return await checkpoints(dsn) == 1
-
-            await wait_until(pruned, what="a round that succeeds")
+            await left(dsn, 1, what="a round that succeeds")
             pruner.cancel()
     assert "secret" not in caplog.text
 
@@ -177,11 +176,7 @@ async def test_a_circuit_that_is_open_ends_no_task_group(
         pruner = tasks.create_task(durable.threads.prune_every(SOON, older_than=NOW))
         await wait_until(lambda: "tried again" in caplog.text, what="the open circuit in the log")
         clock.now += 2.0
-
-        async def pruned() -> bool:
-            return await checkpoints(dsn) == 1
-
-        await wait_until(pruned, what="a round after the circuit has closed")
+        await left(dsn, 1, what="a round after the circuit has closed")
         pruner.cancel()
 
 
