@@ -210,15 +210,13 @@ async def test_a_filter_that_cannot_be_meant_is_refused(
 
 
 async def test_who_waits_gets_what_the_graph_returned(durable: Durable) -> None:
-    waiting = asyncio.create_task(durable.runs.wait("r", timeout=30))
-    await durable.runs.create("t", "chain", INPUT, run_id="r")
     with pytest.raises(RunNotFoundError):
-        await waiting
-    waiting = asyncio.create_task(durable.runs.wait("s", timeout=30))
-    async with durable.run("u", "chain", run_id="s") as run:
-        result = await run.ainvoke(INPUT)
-    assert await durable.runs.wait("s") == result == {"xs": ["a"]}
-    waiting.cancel()
+        await durable.runs.wait("r", timeout=30)
+    await durable.runs.create("t", "chain", INPUT, run_id="r")
+    waiting = asyncio.create_task(durable.runs.wait("r", timeout=30))
+    async with durable.run("t", "chain", run_id="r") as run:
+        result = await run.ainvoke()
+    assert await waiting == await durable.runs.wait("r") == result == {"xs": ["a"]}
 
 
 async def test_who_waits_for_a_run_that_asks_gets_the_question(durable: Durable) -> None:
