@@ -273,7 +273,10 @@ async def test_where_nothing_is_at_work_nothing_is_cancelled(durable: Durable) -
         await durable.threads.cancel("t", timeout=5)
 
 
-async def test_a_run_that_completes_meanwhile_is_complete(durable: Durable) -> None:
+async def test_a_run_that_completes_meanwhile_is_complete(
+    durable: Durable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cancellation, "PATIENCE_S", 60.0)  # its last checkpoint may take long
     gate = Gate("tell")
 
     async def last(step: str) -> None:
