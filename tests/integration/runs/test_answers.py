@@ -24,6 +24,7 @@ from tests.programs.answering_process import QUESTIONS, SHAPES, answer_and_die, 
 from tests.support.ledger_view import Ledger
 from tests.support.scenario_graphs import BREAKS, GRAPHS, asks, chain, fan, ok
 from tests.support.scenarios import FORK, Thread
+from tests.support.waiting import is_held, wait_until
 
 INPUT: dict[str, Any] = {"xs": []}
 UNKNOWN = "0" * 32
@@ -175,11 +176,17 @@ async def test_an_answer_that_cannot_be_stored_leaves_the_question_open(
     assert await ledger.statuses("t") == ["interrupted"]
 
 
-async def killed_while_answering(dsn: str, shape: str, value: Any) -> None:
+async def killed_while_answering(durable: Durable, dsn: str, shape: str, value: Any) -> None:
+    """Returns once the server knows that the process is gone."""
     process = FORK.Process(target=answer_and_die, args=(dsn, shape, value))
     process.start()
     await asyncio.to_thread(process.join)
     assert process.exitcode == -signal.SIGKILL
+
+    async def is_free() -> bool:
+        return not await is_held(durable, "t")
+
+    await wait_until(is_free, what="the end of its lease")
 
 
 @Shape
@@ -189,7 +196,7 @@ async def test_an_answer_survives_the_process_that_took_it(
     """LangGraph stores an answer by id once its node has used it; this process died before."""
     graph = answering(shape)
     paid = await starts(durable, graph)
-    await killed_while_answering(dsn, shape, "yes")
+    await killed_while_answering(durable, dsn, shape, "yes")
     told = await durable.threads.status("t")
     assert (told.status, told.interrupts, told.pending) == ("crashed", (), ("ask",))
     for other in ("no", {paid: "no"}):
@@ -209,7 +216,7 @@ async def test_an_answer_whose_process_died_may_be_delivered_again(
     graph = answering(shape)
     paid = await starts(durable, graph)
     value = {paid: "yes"} if by_id else "yes"
-    await killed_while_answering(dsn, shape, value)
+    await killed_while_answering(durable, dsn, shape, value)
     await answers(durable, graph, value)
     assert await asked(durable) == ["Delete the account?"]
     assert (await answers(durable, graph, "no"))["xs"][-2:] == ["yes", "no"]
@@ -460,7 +467,7 @@ async def test_a_fork_of_a_thread_that_died_before_it_took_an_answer_has_the_ans
     graph = answering(shape)
     if how == "killed":
         await starts(durable, graph)
-        await killed_while_answering(dsn, shape, "yes")
+        await killed_while_answering(durable, dsn, shape, "yes")
     else:
         async with AsyncPostgresSaver.from_conn_string(dsn) as saver:
             thread = Thread(
