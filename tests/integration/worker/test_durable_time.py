@@ -22,7 +22,7 @@ from aiodurable.errors import (
 )
 from aiodurable.models import ClaimState, PauseReason, RunRecord, RunStatus, ThreadStatus
 from tests.support.scenario_graphs import chain, ok
-from tests.support.waiting import wait_until
+from tests.support.waiting import is_held, wait_until
 
 INPUT: dict[str, Any] = {"xs": ["in"]}
 NAP_S = 0.4
@@ -134,9 +134,12 @@ async def durable(dsn: str, nodes: Nodes) -> AsyncIterator[Durable]:
 
 
 async def asleep(durable: Durable, run_id: str) -> RunRecord:
+    """The run, once it sleeps and its worker has let its thread go."""
+
     async def found() -> RunRecord | None:
         record = await durable.runs.get(run_id)
-        return record if record.claim_state is ClaimState.SCHEDULED else None
+        sleeps = record.claim_state is ClaimState.SCHEDULED
+        return record if sleeps and not await is_held(durable, record.thread_id) else None
 
     return await wait_until(found, 20, what=f"{run_id} asleep")  # type: ignore[arg-type,return-value]
 
