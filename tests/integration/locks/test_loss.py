@@ -11,6 +11,7 @@ import pytest
 
 from aiodurable.errors import InvalidArgumentError, LeaseLostError, PostgresUnavailableError
 from aiodurable.locks import Lease, PostgresLockManager, cancel_on_lost
+from aiodurable.settings import Settings
 from tests.support.internals import (
     session_with,
     stop_watching_the_deadline,
@@ -213,14 +214,12 @@ async def test_an_answer_that_comes_after_the_deadline_is_no_good_news(
     assert lease.lost
 
 
-async def test_a_heartbeat_keeps_an_idle_session(
-    locks: PostgresLockManager, server_locks: ServerLocks
-) -> None:
-    lease = await locks.acquire("a")
-    began = time.monotonic()
-    await wait_until(
-        lambda: time.monotonic() > began + 4
-    )  # longer than the server bears silence: 3 s
-    assert not lease.lost
-    assert server_locks.leases() == 1
-    await lease.release()
+async def test_a_heartbeat_keeps_an_idle_session(dsn: str, server_locks: ServerLocks) -> None:
+    short = Settings(lease_ttl_s=6, lease_heartbeat_s=0.5, lease_safety_margin_s=1)
+    async with PostgresLockManager(dsn, settings=short) as locks:
+        lease = await locks.acquire("a")
+        longer = time.monotonic() + short.lease_ttl_s + 1  # than the server bears silence
+        await wait_until(lambda: time.monotonic() > longer)
+        assert not lease.lost
+        assert server_locks.leases() == 1
+        await lease.release()
