@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeAlias
 from uuid import uuid4
 
@@ -14,6 +14,7 @@ from aiodurable.locks import Lease, PostgresLockManager
 from aiodurable.locks.acquire import Acquirer
 from aiodurable.locks.local_queue import HANDOFFS
 from aiodurable.locks.session import LockSession
+from aiodurable.locks.statements import LockStatements
 from aiodurable.locks.wait_flags import WaitFlags
 from tests.support.internals import (
     acquirer_of,
@@ -29,6 +30,22 @@ Try: TypeAlias = Callable[..., Awaitable[Lease | None]]
 
 @pytest.fixture
 def no_tick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Notifications alone wake who waits. A flag that a releaser probes in the moment in which it
+    is to be raised is left to the tick: here it is tried until it is up.
+    """
+    flags = LockStatements.flags
+
+    async def until_all_are_up(
+        statements: LockStatements, down: Sequence[int], up: Sequence[int]
+    ) -> tuple[int, Sequence[bool]]:
+        pid, are_up = await flags(statements, down, up)
+        while missing := [key for key, is_up in zip(up, are_up, strict=True) if not is_up]:
+            _, raised = await flags(statements, (), missing)
+            now_up = {key for key, is_up in zip(missing, raised, strict=True) if is_up}
+            are_up = [is_up or key in now_up for key, is_up in zip(up, are_up, strict=True)]
+        return pid, are_up
+
+    monkeypatch.setattr(LockStatements, "flags", until_all_are_up)
     monkeypatch.setattr("aiodurable.locks.waiters.TICK_S", (60, 60))
 
 
