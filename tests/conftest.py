@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import hypothesis
 import psycopg
 import pytest
 
@@ -47,6 +48,13 @@ from tests.support.restartable import OwnServer, own_server
 from tests.support.scenario_graphs import BREAKS
 
 SHORT_FORM_S = 300
+
+hypothesis.settings.register_profile(
+    "loaded",  # a loaded machine is slow, not wrong: an example may take its time
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("loaded")
 
 
 def pytest_asyncio_loop_factories(
