@@ -122,10 +122,14 @@ async def test_a_run_that_fails_undisturbed_is_an_error(dsn: str) -> None:
 
 
 async def test_a_process_that_takes_too_long_is_ended(dsn: str, tmp_path: Path) -> None:
-    config = {"configurable": {"started": str(tmp_path / "pid")}}
-    with pytest.raises(ConfigurationError, match="it did not end within 3 s"):
-        await acrash_everywhere(graphs.hanging, INPUT, config=config, dsn=dsn, timeout_s=3)
-    await wait_until(lambda: _is_gone(tmp_path / "pid"))
+    started = tmp_path / "pid"
+    config = {"configurable": {"started": str(started)}}
+    for limit in (3, 20, 100):  # on a loaded machine it is ended before it comes to its node
+        with pytest.raises(ConfigurationError, match=f"it did not end within {limit} s"):
+            await acrash_everywhere(graphs.hanging, INPUT, config=config, dsn=dsn, timeout_s=limit)
+        if await _is_there(started):
+            break
+    await wait_until(lambda: _is_gone(started))
 
 
 async def test_a_cancellation_ends_the_processes(dsn: str, tmp_path: Path) -> None:
