@@ -323,13 +323,13 @@ async def test_workers_take_one_sample_and_remove_what_is_old(
         "UPDATE aiodurable_audit SET at = at - interval '91 days'"
         " WHERE id = (SELECT min(id) FROM aiodurable_audit)",
     )
+    began = time.monotonic()
     _execute(
         dsn,
         "INSERT INTO aiodurable_status_history"
         " SELECT now() - ago, now() - ago, '{}', '{}', '{}', '{}', 300"
         " FROM unnest('{26 hours,10 minutes}'::interval[]) ago",
     )
-    began = time.monotonic()
 
     async def samples() -> Any:
         return (await durable.insights.history())[1:]
