@@ -75,7 +75,7 @@ async def test_no_password_is_said_or_logged_while_runs_fail_and_recover(
                 dsn, autocommit=True
             ) as admin:  # its sessions are lost, and opened again with the password
                 admin.execute(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name"
+                    "SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity WHERE application_name"
                     " LIKE 'aio%'"
                 )
             await wait_until(

@@ -64,7 +64,7 @@ class Role:
 
     def end_connections(self) -> None:
         self._execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'keeper'"
+            "SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity WHERE usename = 'keeper'"
         )
 
     def password(self) -> str:
