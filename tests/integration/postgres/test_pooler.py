@@ -159,11 +159,12 @@ async def test_where_a_pooler_cuts_idle_clients_the_next_statement_connects_agai
         await database.open()
         async with database.connection() as connection:
             wire = connection.fileno()
+        before = database.stats().get("connections_lost", 0)
         await wait_until(
             lambda: select.select([wire], [], [], 0)[0], what="the farewell of the pooler"
         )
         assert await database.fetch("SELECT 1 AS one") == [{"one": 1}]
-        assert database.stats()["connections_lost"] == 1
+        assert database.stats()["connections_lost"] == before + 1
         await database.aclose()
 
 
