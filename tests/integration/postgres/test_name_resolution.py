@@ -21,6 +21,7 @@ from aiodurable.postgres.connect import connect_direct
 from aiodurable.postgres.pool import PsycopgPool
 from tests.support.graphs import STEPS, Gate, run_up_to
 from tests.support.lock_view import ServerLocks
+from tests.support.ports import free_port
 from tests.support.proxy import proxy
 from tests.support.waiting import wait_until, within
 
@@ -92,9 +93,7 @@ async def test_of_several_hosts_and_addresses_the_first_that_answers_is_taken_by
 ) -> None:
     """As both drivers do where they resolve names themselves."""
     port = str(conninfo_to_dict(by_name)["port"])
-    nobody = socket.create_server(("127.0.0.1", 0))
-    nobody_port = nobody.getsockname()[1]
-    nobody.close()
+    nobody_port = free_port()
     known = {"two.invalid": ["127.0.0.2", "127.0.0.1"], "one.invalid": ["127.0.0.1"]}
 
     def getaddrinfo(host: str, port: Any, **_: Any) -> list[Any]:

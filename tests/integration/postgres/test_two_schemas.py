@@ -92,6 +92,7 @@ async def test_a_pool_alone_whose_pooler_drops_the_schema_is_refused_and_closed(
     dropped = "options,extra_float_digits"
     with through("session", empty_dsn, ignore_startup_parameters=dropped) as pooler:
         pool = AsyncCheckpointerPool(pooler, settings=settings)
+        gc.collect()  # what other tests left
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always", ResourceWarning)
             with pytest.raises(ConfigurationError, match="drops the option search_path"):
