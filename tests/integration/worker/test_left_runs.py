@@ -52,7 +52,8 @@ async def left_at_its_end(durable: Durable, dsn: str, graph: str, **options: Any
 
 async def settled(durable: Durable) -> RunRecord:
     async with durable.work():
-        return await durable.runs.wait_first(["r"], timeout=20)
+        # a server that has just started says only after the grace whose process is gone
+        return await durable.runs.wait_first(["r"], timeout=40)
 
 
 @pytest.mark.parametrize("graph", ["before", "after", "before all", "after all"])

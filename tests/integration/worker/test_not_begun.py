@@ -94,7 +94,8 @@ async def test_a_thread_that_is_cancelled_after_a_rescued_run_was_claimed_is_not
     await Execution(services, claims, claimed, {"": RetryPolicy()}).execute()
     claims.close()
     async with durable.work():
-        record = await durable.runs.wait_first(["r"], timeout=10)
+        # a server that has just started says only after the grace whose process is gone
+        record = await durable.runs.wait_first(["r"], timeout=40)
     assert (record.status, record.reason) == (RunStatus.PAUSED, "cancelled")
 
 
