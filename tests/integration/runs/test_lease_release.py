@@ -112,6 +112,11 @@ async def test_who_is_cancelled_while_the_lock_is_let_go_leaves_when_that_is_don
     sessions = [keeper.session for keeper in supervisors_of(services_of(durable).locks)]
     answered: list[bool] = []
 
+    def idle() -> bool:
+        return all(session is not None and session.idle for session in sessions)
+
+    await wait_until(idle, what="the end of the first audits")
+
     async def as_it_is_cancelled(lock: Lease) -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -119,7 +124,7 @@ async def test_who_is_cancelled_while_the_lock_is_let_go_leaves_when_that_is_don
         try:
             await release(lock)
         finally:
-            answered.append(all(session is not None and session.idle for session in sessions))
+            answered.append(idle())
 
     with monkeypatch.context() as patched:
         patched.setattr(Lease, "release", as_it_is_cancelled)
