@@ -46,10 +46,10 @@ def patient() -> Settings:
 
 
 async def end_lock_sessions(dsn: str) -> int:
-    """What an administrator, a failover or a proxy does."""
+    """What an administrator, a failover or a proxy does. Returns once they have ended."""
     query = (
-        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name LIKE"
-        " 'aiodurable:lock%'"
+        "SELECT count(pg_terminate_backend(pid, 30000)) FROM pg_stat_activity"
+        " WHERE application_name LIKE 'aiodurable:lock%'"
     )
     async with await psycopg.AsyncConnection.connect(dsn) as connection:
         row = await (
