@@ -56,12 +56,16 @@ class RunsAtWork:
             execution.drain()
             task.cancel()
 
+    def stop(self) -> None:
+        """Have the graphs stop at their next superstep."""
+        for execution in self._active.values():
+            execution.drain()
+
     async def drain(self, timeout_s: float) -> None:
         """Have the graphs stop at their next superstep; cancel those that do not, and abandon those
         that swallow that. Takes at most `timeout_s` and seven seconds.
         """
-        for execution in self._active.values():
-            execution.drain()
+        self.stop()
         await self._ended_within(timeout_s)
         if self._active:
             if not self._hurried.is_set():

@@ -222,6 +222,7 @@ class Worker:
 
     async def _drain(self) -> None:
         self._stopping.set()
+        self._at_work.stop()  # now: a claim or a connection under way may take seconds to end
         self._bell.rung.set()
         self._registration.hurry()
         try:

@@ -14,6 +14,7 @@ from langchain_core.runnables import RunnableConfig
 from aiodurable import sleep
 from aiodurable.durable import Durable
 from aiodurable.models import ClaimState, RunRecord, RunStatus, ThreadStatus
+from aiodurable.postgres.queue_bell import QueueBell
 from aiodurable.queue import RetryPolicy, Snooze
 from aiodurable.settings import Settings
 from aiodurable.worker.claims import Claims
@@ -212,6 +213,28 @@ async def test_a_drain_hands_back_what_is_at_work_as_no_attempt(
     async with durable.work():
         assert (await until(durable, created, RunStatus.COMPLETE)).attempts == 1
     assert gates.order == ["t"], "the node that had ended ran again"
+
+
+async def test_a_drain_stops_graphs_at_once_while_its_worker_connects(
+    durable: Durable, gates: Gates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connecting = asyncio.Event()
+
+    async def hangs(_: QueueBell) -> None:
+        connecting.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(QueueBell, "put_up", hangs)
+    monkeypatch.setattr("aiodurable.worker.worker.STOP_S", 1.0)
+    created = await durable.runs.create("t", "held", INPUT)
+    async with durable.work() as worker:
+        await wait_until(lambda: "t" in gates.at_work and connecting.is_set())
+        draining = asyncio.create_task(worker.drain())
+        gates.open.set()
+        await until(durable, created, RunStatus.PAUSED, RunStatus.COMPLETE)
+        await draining
+    record = await durable.runs.get(created.run_id)
+    assert (record.status, record.claim_state) == (RunStatus.PAUSED, ClaimState.READY)
 
 
 async def test_a_drain_cancels_what_does_not_reach_its_next_superstep(
