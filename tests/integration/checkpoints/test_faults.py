@@ -31,6 +31,7 @@ from tests.support.internals import committer_of
 from tests.support.proxy import Proxy, proxy
 from tests.support.waiting import wait_until, within
 
+IS_BLOCKED = "SELECT cardinality(pg_blocking_pids($1)) > 0"
 EMPTY = QueueLoad(rows=0, bytes_=0, serialising=0, callers=0, writes={}, under_way=frozenset())
 
 
@@ -198,10 +199,11 @@ async def test_a_commit_whose_answer_never_came_is_sent_again_and_stands_once(
 
 
 async def test_a_deadlock_with_a_stranger_is_tried_again(
-    saver: DurableSaver, db: asyncpg.Connection, lease: Any
+    saver: DurableSaver, dsn: str, db: asyncpg.Connection, lease: Any
 ) -> None:
-    """A plain writer of the same rows, in the other order; it waits longer, so the batch is the
-    victim.
+    """A plain writer of the same rows, in the other order; it looks for a deadlock later, so the
+    batch is the victim. Of two that wait the last one has to find it: a third transaction holds
+    the batch up until the stranger waits.
     """
     await leased(lease, "t")
     made, _ = checkpoint()
@@ -209,19 +211,26 @@ async def test_a_deadlock_with_a_stranger_is_tried_again(
         "INSERT INTO checkpoint_writes (thread_id, checkpoint_id, task_id, idx, channel, type,"
         " blob) VALUES ('t', $1, 'task', $2, 'theirs', 'null', '')"
     )
-    stranger = db.transaction()
+    between = await asyncpg.connect(**parse_dsn(dsn).asyncpg)
+    stranger, gate = db.transaction(), between.transaction()
     await stranger.start()
     await db.execute("SET LOCAL deadlock_timeout = '60s'")
-    await db.execute(insert, made["id"], 1)
+    await db.execute(insert, made["id"], 2)
+    await gate.start()
+    await between.execute(insert, made["id"], 1)
     write = asyncio.create_task(
-        saver.aput_writes(config("t", made["id"]), [("a", 0), ("b", 1)], "task")
+        saver.aput_writes(config("t", made["id"]), [("a", 0), ("b", 1), ("c", 2)], "task")
     )
-    await wait_until(lambda: writers_waiting(db))
-    await db.execute(insert, made["id"], 0)
+    await wait_until(lambda: writers_waiting(between))
+    theirs = asyncio.create_task(db.execute(insert, made["id"], 0))
+    await wait_until(lambda: between.fetchval(IS_BLOCKED, db.get_server_pid()))
+    await gate.rollback()
+    await between.close()
+    await within(15, theirs, what="the stranger, who has to wait for nothing any more")
     await stranger.commit()
     await write
     assert committer_of(saver).failures == 1
-    assert len((await rows(db, "t"))["checkpoint_writes"]) == 2
+    assert len((await rows(db, "t"))["checkpoint_writes"]) == 3
 
 
 async def test_a_caller_cancelled_while_its_write_waits_takes_it_back(
