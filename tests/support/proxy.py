@@ -30,7 +30,7 @@ class Proxy:
         self._refusing = False
         self._writers: list[asyncio.StreamWriter] = []
         self._pumps: set[asyncio.Task[None]] = set()
-        self._forgotten = self._opened = 0
+        self._forgotten = self._opened = self._ends = 0
         self._listener: asyncio.Server | None = None
         self.mend()
 
@@ -71,6 +71,7 @@ class Proxy:
 
     def end(self) -> None:
         """Every connection ends; what was under way is lost."""
+        self._ends += 1
         for pump in self._pumps:
             pump.cancel()
         for writer in self._writers:
@@ -89,17 +90,20 @@ class Proxy:
         if self._refusing:
             writer.transport.abort()
             return
+        self._opened += 1
+        number, ends = self._opened, self._ends
         host, port = str(self._target["host"]), str(self._target["port"])
         if host.startswith("/"):
             there, back = await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
         else:
             there, back = await asyncio.open_connection(host, int(port))
+        if self._ends > ends:  # meanwhile
+            writer.transport.abort()
+            back.transport.abort()
+            return
         self._writers += [writer, back]
-        self._opened += 1
         for source, sink, direction in ((reader, back, "to_server"), (there, writer, "to_client")):
-            pump = asyncio.create_task(
-                self._pump(source, sink, self._passes[direction], self._opened)
-            )
+            pump = asyncio.create_task(self._pump(source, sink, self._passes[direction], number))
             self._pumps.add(pump)
             pump.add_done_callback(self._pumps.discard)
 
