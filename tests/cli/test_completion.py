@@ -9,16 +9,30 @@ import sys
 import time
 from pathlib import Path
 
+import click
 import pytest
 
+from aiodurable.cli.status import status
+from aiodurable.cli.thread_argument import ThreadId
 from aiodurable.durable import Durable
 from tests.support.graphs import four_nodes
 
+PATIENT = """
+from aiodurable.cli import main, thread_argument
+thread_argument._LIMIT_S = 30.0
+main()
+"""
+"""The command, which waits for the database of a busy machine as well."""
 IDS = ("order-1", "order-12", "order-2", "other", "order-$(touch x)", "order-\x1b[2J", "-order")
 
 
 def completed(*words: str, dsn: str | None = None, **more: str) -> list[str]:
-    """What bash is offered after these words, of which the last is incomplete."""
+    """What bash is offered after these words, of which the last is incomplete.
+
+    Args:
+        dsn: a database that answers, at some time.
+        more: of the environment.
+    """
     line = " ".join(("aiodurable", *words))
     environment = {
         name: value
@@ -28,7 +42,7 @@ def completed(*words: str, dsn: str | None = None, **more: str) -> list[str]:
     environment |= {"_AIODURABLE_COMPLETE": "bash_complete", "COMP_WORDS": line, **more}
     environment |= {"COMP_CWORD": str(len(words))} | ({"AIODURABLE_DSN": dsn} if dsn else {})
     done = subprocess.run(
-        [sys.executable, "-m", "aiodurable"],
+        [sys.executable, *(("-c", PATIENT) if dsn else ("-m", "aiodurable"))],
         env=environment,
         capture_output=True,
         text=True,
@@ -65,15 +79,19 @@ def test_a_thread_id_is_completed_unless_a_shell_would_obey_it(orders: str) -> N
 
 def test_without_a_database_no_id_is_completed_and_nothing_is_said(tmp_path: Path) -> None:
     assert completed("status", "ord", HOME=str(tmp_path)) == []
-    assert completed("status", "ord", dsn="postgresql://127.0.0.1:1/nowhere") == []
-    assert completed("status", "ord", dsn="not a dsn") == []
+    for dsn in ("postgresql://127.0.0.1:1/nowhere", "not a dsn"):
+        assert completed("status", "ord", AIODURABLE_DSN=dsn) == []
 
 
-def test_a_database_that_does_not_answer_is_not_waited_for() -> None:
+def test_a_database_that_does_not_answer_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     # An address of documentation (RFC 5737): nothing answers there.
+    monkeypatch.setenv("AIODURABLE_DSN", "postgresql://192.0.2.1/nowhere")
     began = time.monotonic()
-    assert completed("status", "ord", dsn="postgresql://192.0.2.1/nowhere") == []
-    assert time.monotonic() - began < 10, "the driver's own limits are longer"
+    thread = click.Argument(["thread_id"])
+    assert ThreadId().shell_complete(click.Context(status), thread, "ord") == []
+    assert time.monotonic() - began < 10, "the limits of the driver and of the settings are longer"
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
