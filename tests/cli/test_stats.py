@@ -7,6 +7,7 @@ import os
 import pty
 import sys
 import threading
+from contextlib import ExitStack
 from subprocess import Popen
 from typing import Any
 
@@ -115,11 +116,16 @@ def test_top_is_live_in_a_terminal_until_q(filled: str) -> None:
         except OSError:
             pass  # the other end is closed
 
-    with Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
+    with (
+        Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process,
+        ExitStack() as stack,
+    ):
+        stack.callback(process.kill)  # one that has ended already is left alone
         os.close(theirs)
         reader = threading.Thread(target=read)
         reader.start()
-        wait_until_sync(lambda: b"1 ready" in written, what="the numbers")
+        # It imports LangGraph first: seconds on a quiet machine.
+        wait_until_sync(lambda: b"1 ready" in written, 60, what="the numbers")
         with psycopg.connect(filled, autocommit=True) as connection:
             connection.execute(
                 "INSERT INTO aiodurable_runs (run_id, thread_id, lock_key, status, claim_state,"
