@@ -20,6 +20,7 @@ import tempfile
 import threading
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from tests.programs import PROGRAMS
@@ -65,7 +66,8 @@ class Process(asyncio.Protocol):
 
     def send_signal(self, which: signal.Signals) -> None:
         if self.returncode is None:
-            os.kill(self.pid, which)
+            with suppress(ProcessLookupError):  # it has ended; its exit code is under way
+                os.kill(self.pid, which)
 
     def terminate(self) -> None:
         self.send_signal(signal.SIGTERM)

@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.example_programs import REPOSITORY
 from tests.support.forked import python
+from tests.support.waiting import wait_until_sync
 
 TOLD = """
 import json, os, sys
@@ -60,3 +61,19 @@ async def test_what_it_sets_stays_its_own() -> None:
     for _ in range(2):
         printed, _ = await (await python("-c", code, stdout=PIPE)).communicate()
         assert printed == b"False\n"
+
+
+async def test_a_signal_to_one_whose_exit_code_is_under_way_is_no_error() -> None:
+    process = await python("-c", "pass")
+
+    def is_gone() -> bool:
+        try:
+            os.kill(process.pid, 0)
+        except ProcessLookupError:
+            return True
+        return False
+
+    wait_until_sync(is_gone, what="its end, without a turn of the loop")
+    assert process.returncode is None
+    process.kill()
+    assert await process.wait() == 0
