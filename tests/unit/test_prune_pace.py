@@ -8,6 +8,14 @@ from aiodurable.threads import prune_pace
 from aiodurable.threads.prune_pace import Pace, PageRanges
 
 
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Stands still, whatever keeps this process from going on."""
+    stands = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(prune_pace, "time", SimpleNamespace(monotonic=lambda: stands.now))
+    return stands
+
+
 def sizes(pace: Pace, rows: list[int], removed: int = 0) -> list[int]:
     """The sizes of a prune's batches, of threads that have so many rows, of `removed` bytes each."""
     found: list[int] = []
@@ -45,20 +53,19 @@ def test_transactions_that_take_too_long_get_smaller(monkeypatch: pytest.MonkeyP
     pace = Pace(100, 1.0)
     assert sizes(pace, [10] * 70) == [10, 20, 40]
     with monkeypatch.context() as patch:
-        patch.setattr(prune_pace, "_LONG_S", 0.0)
+        patch.setattr(prune_pace, "_LONG_S", -1.0)
         assert sizes(pace, [10] * 130) == [80, 40, 10]
     assert sizes(pace, [10] * 60) == [10, 20, 30]
 
 
-def test_page_ranges_are_as_long_as_a_statement_may_scan(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 0.0
-    monkeypatch.setattr(prune_pace, "time", SimpleNamespace(monotonic=lambda: now))
+def test_page_ranges_are_as_long_as_a_statement_may_scan(clock: SimpleNamespace) -> None:
     scan = PageRanges(1000, fewest=16, most=256)
     found: list[tuple[int, int]] = []
     for first, end in scan:
         found.append((first, end))
         with scan.timed():
-            now += (end - first) * (1e-6 if first < 400 else 1e-4)  # from there on full of rows
+            of_a_page = 1e-6 if first < 400 else 1e-4  # from there on full of rows
+            clock.now += (end - first) * of_a_page
     sizes = [end - first for first, end in found]
     assert sizes == [16, 32, 64, 128, 256, 256, 128, 64, 32, 32]
     assert [first for first, _ in found[1:]] == [end for _, end in found[:-1]], (
@@ -69,7 +76,7 @@ def test_page_ranges_are_as_long_as_a_statement_may_scan(monkeypatch: pytest.Mon
 def test_a_slow_disk_does_not_make_page_ranges_shorter_than_is_worth_a_statement(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(prune_pace, "_SCAN_S", 0.0)
+    monkeypatch.setattr(prune_pace, "_SCAN_S", -1.0)
     scan = PageRanges(100, fewest=16, most=256)
     sizes: list[int] = []
     for first, end in scan:
