@@ -392,14 +392,16 @@ async def test_the_small_server_leaves_a_client_that_reads_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(small_server, "_ANSWER_S", 0.2)
-    most = 50_000_000
+    most, requested = 50_000_000, asyncio.Event()
 
     async def large(scope: Any, receive: Any, send: Any) -> None:
+        requested.set()
         await respond(send, scope, 200, b"x" * most)
 
     async with serving({"/large": large}, port=0) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1000)
         writer.write(b"GET /large HTTP/1.1\r\n\r\n")
+        await requested.wait()
         await asyncio.sleep(1.5)
         read = 0
         with suppress(ConnectionError):
