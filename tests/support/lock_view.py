@@ -13,6 +13,16 @@ FROM pg_locks l
 JOIN pg_database d ON d.oid = l.database
 WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.mode = 'ExclusiveLock' AND d.datname = %s
 """
+COUNTS = """
+SELECT count(*) FILTER (WHERE l.objsubid = 1 AND l.mode = 'ExclusiveLock'),
+       count(*) FILTER (WHERE l.objsubid = 2 AND l.mode = 'ShareLock' AND NOT k.is_sign),
+       count(*) FILTER (WHERE l.objsubid = 2 AND l.mode = 'ShareLock' AND k.is_sign)
+FROM pg_locks l
+JOIN pg_database d ON d.oid = l.database,
+     LATERAL (SELECT l.classid = 1634299748 AND l.objid = 2002872692 AS is_sign) k
+WHERE l.locktype = 'advisory' AND d.datname = %s
+"""
+"""Leases, waiters' flags and their signs, all of one moment."""
 WAITING = """
 SELECT count(*)
 FROM pg_locks l
@@ -36,33 +46,28 @@ class ServerLocks:
 
     def __call__(self) -> int:
         """Leases, waiters' flags and their sign."""
-        return self.leases() + self.flags() + self.signs()
+        return sum(self._counts())
 
     def leases(self) -> int:
         """Exclusive session locks."""
-        return len(self._leases())
+        return self._counts()[0]
 
     def keys(self) -> set[tuple[int, int]]:
         """The same: backend and key."""
-        return set(self._leases())
-
-    def _leases(self) -> list[tuple[int, int]]:
-        return self._admin.execute(LEASES.encode(), (self._database,)).fetchall()
+        return set(self._admin.execute(LEASES.encode(), (self._database,)).fetchall())
 
     def flags(self) -> int:
         """Waiters' flags alone."""
-        return self._shared_on_two_integers() - self.signs()
+        return self._counts()[1]
 
     def signs(self) -> int:
         """Sessions with flags, each of which holds the sign that there are any."""
-        return self._shared_on_two_integers("AND l.classid = 1634299748 AND l.objid = 2002872692")
+        return self._counts()[2]
 
-    def _shared_on_two_integers(self, which: str = "") -> int:
-        return self._one(
-            "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database WHERE"
-            " l.locktype = 'advisory' AND d.datname = %s AND l.objsubid = 2 AND l.mode ="
-            f" 'ShareLock' {which}"
-        )
+    def _counts(self) -> tuple[int, int, int]:
+        row = self._admin.execute(COUNTS.encode(), (self._database,)).fetchone()
+        assert row is not None
+        return row
 
     def sessions(self) -> int:
         """Lock sessions that are connected."""

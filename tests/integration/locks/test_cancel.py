@@ -78,6 +78,7 @@ async def until_it_ends(try_at: Callable[[int], Awaitable[bool]], *, more: int =
     return steps
 
 
+@pytest.mark.timeout(300)  # the more turns a trip takes, the more of them are tried
 @pytest.mark.parametrize("body", [at_once, in_time, by_hand, waits_for_a_neighbour])
 async def test_cancelled_at_every_turn_of_the_loop_nothing_stays_locked(
     locks: PostgresLockManager, server_locks: ServerLocks, body: Body
@@ -99,6 +100,7 @@ async def test_cancelled_at_every_turn_of_the_loop_nothing_stays_locked(
         assert server_locks() == 1
 
 
+@pytest.mark.timeout(300)
 async def test_a_cancelled_wait_for_another_process_leaves_neither_lock_nor_flag(
     locks: PostgresLockManager, other: PostgresLockManager, server_locks: ServerLocks
 ) -> None:
