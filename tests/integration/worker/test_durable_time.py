@@ -48,7 +48,7 @@ class Nodes:
 
     async def naps_long(self, state: Any) -> dict[str, Any]:
         self.seen.append("long")
-        await sleep(self.nap_s * 4)
+        await sleep(self.nap_s * 3)
         return {"xs": ["slept long"]}
 
     async def naps_twice(self, state: Any) -> dict[str, Any]:
@@ -226,7 +226,7 @@ async def test_a_wait_times_out(durable: Durable, nodes: Nodes) -> None:
 async def test_of_parallel_sleeps_each_is_due_at_its_own_time_beside_a_question(
     durable: Durable, nodes: Nodes
 ) -> None:
-    nodes.nap_s = LONG_NAP_S / 2
+    nodes.nap_s = LONG_NAP_S
     async with durable.work():
         created = await durable.runs.create("t", "parallel", INPUT)
         first = await asleep(durable, created.run_id)

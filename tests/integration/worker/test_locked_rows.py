@@ -185,9 +185,9 @@ async def test_schedules_whose_threads_are_locked_hide_none_behind_them(
             await durable.schedules.create(
                 f"stays-{n}", "g", INPUT, every=1, thread_id=f"locked-{n}", on_busy="interrupt"
             )
-        await durable.schedules.create("fires", "g", INPUT, every=1, starts_at=now + 2 * SECOND)
+        await durable.schedules.create("fires", "g", INPUT, every=1, starts_at=now + 40 * SECOND)
         scheduler = Scheduler(
-            services_of(durable), durable.settings.namespace, now=now + 3 * SECOND
+            services_of(durable), durable.settings.namespace, now=now + 50 * SECOND
         )
         assert await within(HELD_S, scheduler.fire(), what="the schedules that fire") == 1
         assert (await durable.schedules.get("fires")).fired == 1
