@@ -32,7 +32,7 @@ from tests.support.checkpoint_rows import written
 from tests.support.forked import Process, python
 from tests.support.graphs import INPUT, STEPS, Gate, four_nodes
 from tests.support.ledger_view import Ledger
-from tests.support.waiting import wait_until, within
+from tests.support.waiting import is_held, wait_until, within
 
 PROGRAM = PROGRAMS / "hung_process.py"
 OFTEN = Settings(lease_ttl_s=3, lease_heartbeat_s=0.2, lease_safety_margin_s=0.5)
@@ -59,14 +59,14 @@ async def test_a_run_that_hangs_in_another_process_is_ended_and_settled(
     assert await within(
         30, durable.threads.cancel("t", wait=True), what="the end, before a heartbeat: by NOTIFY"
     )
+    output, _ = await hung.communicate()
+    assert output == b"RunCancelledError\n"
     thread = await durable.threads.status("t")
     assert (thread.status, thread.reason, thread.pending) == (
         ThreadStatus.PAUSED,
         PauseReason.CANCELLED,
         ("weigh",),
     )
-    output, _ = await hung.communicate()
-    assert output == b"RunCancelledError\n"
     assert not await needs_resume("t", durable=durable)
     with pytest.raises(ThreadPausedError):
         await durable.threads.resume("t", four_nodes())
@@ -153,6 +153,11 @@ async def test_a_run_whose_node_swallows_its_cancellation_is_over_without_it(
         call = asyncio.create_task(run_through(durable, stubborn))
         await within(60, begun.wait(), what="the run to be in the node")
         assert await durable.threads.cancel("t", wait=True, timeout=30)
+
+        async def is_free() -> bool:
+            return not await is_held(durable, "t")
+
+        await wait_until(is_free, what="the end of the lease, which follows that of the run")
         thread = await durable.threads.status("t")
         assert (thread.status, thread.reason) == (ThreadStatus.PAUSED, PauseReason.CANCELLED)
         assert not call.done()
