@@ -109,7 +109,7 @@ async def campaign(
         try:
             creators = [await _creator(dsn, log, seed, runs, share) for share in range(SHARES)]
             stack.callback(_end, creators)
-            over = await _all_over(dsn, runs, limit_s, disturbing, creators)
+            over = await _all_over(dsn, runs, limit_s, faults, disturbing, creators)
             report.seconds = time.monotonic() - began
             if not over:
                 report.wrong.append(f"runs were not over within {limit_s:.0f} s")
@@ -151,12 +151,15 @@ async def _all_over(
     dsn: str,
     runs: int,
     within_s: float,
+    faults: Faults,
     disturbing: asyncio.Task[None],
     creators: Sequence[Process],
 ) -> bool:
-    """Wait until every run is over; False: they are not in time, or were not all accepted."""
+    """Wait until every run is over, and the last restart; False: they are not in time, or were not
+    all accepted.
+    """
     deadline = time.monotonic() + within_s
-    while await ask(dsn, OVER) != runs:
+    while not faults.restarted or await ask(dsn, OVER) != runs:
         if disturbing.done():
             await disturbing  # it failed
         if time.monotonic() > deadline or any(creator.returncode for creator in creators):

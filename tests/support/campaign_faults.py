@@ -58,6 +58,11 @@ class Faults:
     ended_alone: int = 0
     _frozen: set[int] = field(default_factory=set[int])
 
+    @property
+    def restarted(self) -> bool:
+        """Whether the server was restarted as often as it should be."""
+        return self.server is None or self.restarts == self.restarts_wanted
+
     async def forever(self) -> None:
         """Disturb from the first run that is over until cancelled; then nothing stays frozen, and
         the server is up.
