@@ -76,6 +76,16 @@ class ServerLocks:
             " 'aiodurable:lock@%%'"
         )
 
+    def idle_s(self, pid: int) -> float:
+        """Seconds since the backend's last statement; since it began, while it is under way."""
+        row = self._admin.execute(
+            "SELECT extract(epoch FROM clock_timestamp() - state_change)::float8"
+            " FROM pg_stat_activity WHERE pid = %s",
+            (pid,),
+        ).fetchone()
+        assert row is not None
+        return row[0]
+
     def end_sessions(self) -> int:
         """What an administrator, a failover or a proxy does."""
         return self._one(
