@@ -36,6 +36,8 @@ async def node(state: State) -> State:
 
 
 GRAPH = StateGraph(State).add_node("node", node).add_edge(START, "node")
+UNCLEANED = {"autovacuum": "off"}
+"""Of the servers: it would free space, or locks, where they are to stay used up."""
 FEW = Settings(pool_max_size=2, checkpoint_connections=1, lock_connections=1)
 
 
@@ -85,7 +87,7 @@ def full_disk() -> Iterator[tuple[str, Callable[[], None], Callable[[], None]]]:
                     continue
 
     try:
-        yield start_server(folder / "data"), fill, filler.unlink
+        yield start_server(folder / "data", settings=UNCLEANED), fill, filler.unlink
     finally:
         stop_server(folder / "data")
         subprocess.run(["umount", str(folder)], check=True)
@@ -110,7 +112,7 @@ async def test_a_full_disk_is_an_error_that_says_so_and_all_goes_on_when_there_i
 @pytest.fixture(scope="module")
 def small_of_all() -> Iterator[str]:
     """A server with few connections and a small lock table."""
-    with small_server(superuser_reserved_connections="0") as url:
+    with small_server(superuser_reserved_connections="0", **UNCLEANED) as url:
         yield url
 
 
