@@ -105,10 +105,12 @@ async def one_failover(servers: Pair) -> Counter[str]:
         await asyncio.sleep(random.uniform(0.5, 1.0))
         await asyncio.to_thread(servers.cut)
         await asyncio.sleep(LAG_S)
-        # Who had his result before the primary died cannot hear that it was lost with it. Until it
-        # is dead this event loop stands still.
-        before = have.copy()
         servers.primary.die()
+        # Who had his result before the primary died cannot hear that it was lost with it. Its last
+        # answers may be in our sockets still; there are no others before the standby is promoted.
+        for _ in range(100):
+            await asyncio.sleep(0)
+        before = have.copy()
         await asyncio.to_thread(servers.promote)
         results = await within(
             120,
