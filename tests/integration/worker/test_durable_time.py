@@ -472,7 +472,7 @@ async def test_a_second_sleep_is_not_cut_short_by_a_retry_after_a_cancellation(
             return "second" in nodes.seen and record.claim_state is ClaimState.SCHEDULED
 
         await wait_until(second, 20)
-        slept = await durable.runs.get(created.run_id)
+        slept = await asleep(durable, created.run_id)
         await durable.runs.cancel(created.run_id)
         await durable.runs.retry(created.run_id)
         again = await asleep(durable, created.run_id)
