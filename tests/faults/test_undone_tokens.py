@@ -21,7 +21,7 @@ from aiodurable.postgres.direct import DirectPool
 from aiodurable.runs import acquire
 from tests.support.checkpoint_rows import write_in_flight
 from tests.support.graphs import INPUT, four_nodes
-from tests.support.internals import services_of
+from tests.support.internals import services_of, session_of
 from tests.support.restartable import OwnServer
 from tests.support.waiting import wait_until, within
 
@@ -139,14 +139,13 @@ async def test_a_backend_that_is_killed_with_the_statement_grants_nothing(own: O
                     "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'aiodurable:lock%'"
                 )
             ]
+        # A session that is new sends an audit: the statement would wait behind that.
+        await wait_until(lambda: all(session_of(locks, place).idle for place in (0, 1)))
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
         entering = asyncio.create_task(one_turn(durable))
         await wait_until(
-            lambda: any(
-                one.session is not None and one.session.requests.trying
-                for one in locks._supervisors
-            )
+            lambda: any(session_of(locks, place).requests.under_way for place in (0, 1))
         )
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
