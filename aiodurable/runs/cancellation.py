@@ -272,6 +272,7 @@ class Cancelling:
 
     def leave(self, error: BaseException | None) -> bool:
         """Stop cancelling, and return whether the request ended the run."""
+        self._ended = True
         alone = self._undo()
         self._task = None
         if not self.requested:

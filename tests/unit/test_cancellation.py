@@ -144,6 +144,23 @@ async def test_a_node_that_swallows_its_cancellation_is_cancelled_again_after_it
     assert task.cancelling() == 0
 
 
+async def test_a_process_that_stops_does_not_abandon_a_run_whose_end_is_being_recorded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("aiodurable.runs.cancellation.HELD_BACK_S", 0)
+    abandoned = asyncio.Event()
+
+    async def abandon() -> None:
+        abandoned.set()
+
+    cancelling = Cancelling(RunControl(), run_id="r", thread_id="t", abandon=abandon)
+    assert not cancelling.leave(None)
+    cancelling.stop()
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert not abandoned.is_set()
+
+
 async def test_a_run_that_cannot_be_cancelled_keeps_no_other_from_its_cancellation() -> None:
     class Database:
         async def fetch(self, statement: Any) -> list[dict[str, Any]]:
