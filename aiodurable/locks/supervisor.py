@@ -139,6 +139,23 @@ class SessionSupervisor:
                 probe=self._probe,
                 timeout_s=self._connect_timeout_s,
             )
+            sent, slots, sessions = await self._set_up(statements)
+        except BaseException as error:  # also when cancelled: the connection has no owner yet
+            statements.terminate()
+            if isinstance(error, DRIVER_FAILURES):
+                raise to_unavailable(error, self._dsn) from error
+            raise
+        self._probe = False
+        capacity = share(slots, sessions)
+        return LockSession(statements, self._timing, self._release, sent=sent, share=capacity)
+
+    async def _set_up(self, statements: LockStatements) -> tuple[float, int, int]:
+        """Returns when the last statement was sent, and what it says of the lock table."""
+        # If the connection falls silent, nothing else ends a statement, and none is cancelled.
+        silent = asyncio.get_running_loop().call_later(
+            self._connect_timeout_s, statements.terminate
+        )
+        try:
             await statements.prepare(
                 self._timing, setup=self._setup, raises_tokens=self._raises_tokens
             )
@@ -148,14 +165,9 @@ class SessionSupervisor:
                 await statements.listen(self._notifier)
             sent = time.monotonic()
             _, _, slots, sessions = await statements.audit(0)
-        except BaseException as error:  # also when cancelled: the connection has no owner yet
-            statements.terminate()
-            if isinstance(error, DRIVER_FAILURES):
-                raise to_unavailable(error, self._dsn) from error
-            raise
-        self._probe = False
-        capacity = share(slots, sessions)
-        return LockSession(statements, self._timing, self._release, sent=sent, share=capacity)
+        finally:
+            silent.cancel()
+        return sent, slots, sessions
 
     async def _supervise(self, session: LockSession) -> None:
         while True:

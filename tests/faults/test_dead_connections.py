@@ -21,6 +21,7 @@ from aiodurable import (
     ThreadStatus,
 )
 from aiodurable.dsn import parse_dsn
+from aiodurable.locks.statements import LockStatements
 from aiodurable.postgres import direct, pool_connection
 from aiodurable.postgres.direct import DirectConnection, DirectPool
 from aiodurable.postgres.pool import PsycopgPool
@@ -115,6 +116,26 @@ async def sleeping(dsn: str) -> bool:
     )
     async with await psycopg.AsyncConnection.connect(dsn) as connection:
         return await (await connection.execute(query)).fetchone() is not None
+
+
+async def test_a_lock_session_that_fell_silent_while_it_was_set_up_is_replaced(
+    wire: Proxy, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare, silent = LockStatements.prepare, asyncio.Event()
+
+    async def prepare_once(statements: LockStatements, *args: Any, **options: Any) -> None:
+        if not silent.is_set():
+            silent.set()
+            wire.forget()
+        await prepare(statements, *args, **options)
+
+    async with Durable(wire.dsn, settings=Settings(connect_timeout_s=2)) as durable:
+        monkeypatch.setattr(LockStatements, "prepare", prepare_once)
+        async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as admin:
+            for pid in await backends(dsn, "lock"):
+                await admin.execute("SELECT pg_terminate_backend(%s)", (pid,))
+        await silent.wait()
+        await wait_until(lambda: durable.health().healthy, what="the lock sessions to be up")
 
 
 async def test_a_checkpoint_whose_connection_died_silently_is_written_on_a_new_one(
