@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from functools import partial
@@ -134,9 +135,9 @@ class PsycopgPool:
         }
         options["application_name"] = application_name("pool")
         options["password_function"] = self.dsn.password
-        options |= {
-            name: value for name, value in KEEPALIVES.items() if name not in self.dsn.psycopg
-        }
+        # by default psycopg waits two minutes for a connection that fell silent while it opened
+        bounds = {**KEEPALIVES, "connect_timeout": str(math.ceil(self._timeout_s))}
+        options |= {name: value for name, value in bounds.items() if name not in self.dsn.psycopg}
         with translate(self.dsn):
             async with asyncio.timeout(self._timeout_s):
                 probe = await PoolConnection.connect(self.dsn.conninfo, **options)

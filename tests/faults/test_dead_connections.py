@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import psycopg
@@ -118,6 +119,28 @@ async def sleeping(dsn: str) -> bool:
         return await (await connection.execute(query)).fetchone() is not None
 
 
+@asynccontextmanager
+async def pool_of(dsn: str, **options: Any) -> AsyncIterator[PsycopgPool]:
+    pool = PsycopgPool(parse_dsn(dsn), **options)
+    await pool.open()
+    try:
+        yield pool
+    finally:
+        await pool.aclose()
+
+
+async def test_a_connection_that_fell_silent_while_it_opened_is_given_up(wire: Proxy) -> None:
+    async with pool_of(wire.dsn, min_size=0, max_size=1, connect_timeout_s=2.0) as pool:
+        opened = wire.opened
+        wire.cut("to_client")
+        opening = asyncio.create_task(answers(pool))
+        await wait_until(lambda: wire.opened > opened, what="a connection to begin")
+        wire.forget()
+        wire.mend()
+        await opening
+        await wait_until(lambda: answers(pool), what="the pool to have another connection")
+
+
 async def test_a_lock_session_that_fell_silent_while_it_was_set_up_is_replaced(
     wire: Proxy, dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,6 +159,13 @@ async def test_a_lock_session_that_fell_silent_while_it_was_set_up_is_replaced(
                 await admin.execute("SELECT pg_terminate_backend(%s)", (pid,))
         await silent.wait()
         await wait_until(lambda: durable.health().healthy, what="the lock sessions to be up")
+
+
+async def answers(pool: PsycopgPool) -> bool:
+    try:
+        return bool(await pool.fetch("SELECT 1"))
+    except PostgresUnavailableError:
+        return False
 
 
 async def test_a_checkpoint_whose_connection_died_silently_is_written_on_a_new_one(

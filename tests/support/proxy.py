@@ -16,7 +16,7 @@ Direction = Literal["to_server", "to_client"]
 
 class Proxy:
     """Passes bytes to the server of `target` and back; its own address is `dsn`. `sent` counts
-    those to the server.
+    those to the server, `opened` the connections.
     """
 
     def __init__(self, target: str) -> None:
@@ -30,7 +30,7 @@ class Proxy:
         self._refusing = False
         self._writers: list[asyncio.StreamWriter] = []
         self._pumps: set[asyncio.Task[None]] = set()
-        self._forgotten = self._opened = self._ends = 0
+        self._forgotten = self.opened = self._ends = 0
         self._listener: asyncio.Server | None = None
         self.mend()
 
@@ -67,7 +67,7 @@ class Proxy:
         """Lose whatever is sent on the connections that are open now; neither end learns it, new
         ones work.
         """
-        self._forgotten = self._opened
+        self._forgotten = self.opened
 
     def end(self) -> None:
         """Every connection ends; what was under way is lost."""
@@ -90,8 +90,8 @@ class Proxy:
         if self._refusing:
             writer.transport.abort()
             return
-        self._opened += 1
-        number, ends = self._opened, self._ends
+        self.opened += 1
+        number, ends = self.opened, self._ends
         host, port = str(self._target["host"]), str(self._target["port"])
         if host.startswith("/"):
             there, back = await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
