@@ -59,9 +59,9 @@ class PasswordFunctionError(psycopg.OperationalError):
     """
 
 
-_DISCONNECTED: Final = ("08", "57P")
-"""SQLSTATE classes of a connection that is gone or refused: connection exceptions; shutdown, crash,
-starting up.
+_DISCONNECTED: Final = ("08", "57P", "25P03")
+"""SQLSTATEs, or their classes, of a connection that is gone or refused: connection exceptions;
+shutdown, crash, starting up; a session that was silent in a transaction for too long.
 """
 
 _BROKEN: Final = (

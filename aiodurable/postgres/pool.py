@@ -210,7 +210,7 @@ class PsycopgPool:
                 await _deliver(task, cancelled)
             except PoolClosed as error:
                 raise ClosedError("the connection pool was closed while it was needed") from error
-            except (PoolTimeout, psycopg.OperationalError, psycopg.InterfaceError) as error:
+            except psycopg.Error as error:
                 if not isinstance(error, PoolTimeout) and not is_disconnect(error):
                     raise
                 why = (self._away or error) if isinstance(error, PoolTimeout) else error

@@ -43,7 +43,7 @@ __all__ = [
 
 _SILENCE_S = 20.0
 """Seconds without an answer after which another connection finds out whether the statement is still
-at work.
+at work; and without a word from here after which the server ends a session in a transaction.
 """
 
 KEEPALIVES: Final = {
@@ -98,7 +98,9 @@ async def _prepare_where_statements_stay(
     A pooler gives itself away: it announces another backend than the one that answers (PgBouncer
     invents process ids).
     """
-    by_index = literal(_BY_INDEX, connection.info.backend_pid, compression)
+    by_index = literal(
+        _BY_INDEX, connection.info.backend_pid, compression, f"{_SILENCE_S * 1000:.0f}ms"
+    )
     stays = await connection.execute(by_index.encode())
     connection.prepare_threshold = 0 if stays.rowcount else None
 

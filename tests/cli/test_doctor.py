@@ -319,11 +319,19 @@ async def test_a_lock_table_that_fills_up(dsn: str, database: PsycopgPool) -> No
 
 
 async def test_facts_that_this_server_cannot_have(database: PsycopgPool) -> None:
-    """An old server, and one reached over a network where dead peers are not noticed."""
+    """An old server, and one reached through a pooler over a network where dead peers are not
+    noticed.
+    """
     facts = await server_checks.facts_of(database)
     assert server_checks.version(replace(facts, version_num=130000), Settings()).grade == "fail"
     over_tcp = replace(
-        facts, over_tcp=True, settings={**facts.settings, "tcp_keepalives_idle": "7200"}
+        facts,
+        over_tcp=True,
+        settings={
+            **facts.settings,
+            "tcp_keepalives_idle": "7200",
+            "idle_in_transaction_session_timeout": "0",
+        },
     )
     assert server_checks.keepalives(over_tcp, Settings()).grade == "warn"
     bounded = replace(

@@ -64,7 +64,11 @@ class Session:
         self._connection = psycopg.connect(dsn, autocommit=True, prepare_threshold=None)
         file, block = SESSIONS[on]
         self._settings = (
-            load(file)[block].replace("$1", "pg_backend_pid()").replace("$2", "'auto'").encode()
+            load(file)[block]
+            .replace("$1", "pg_backend_pid()")
+            .replace("$2", "'auto'")
+            .replace("$3", "'20s'")
+            .encode()
         )
         self._names = {
             name: f"s{n}" for n, name in enumerate(STATEMENTS) if STATEMENTS[name].on == on

@@ -12,6 +12,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from aiodurable import (
     AiodurableError,
@@ -127,6 +128,43 @@ async def pool_of(dsn: str, **options: Any) -> AsyncIterator[PsycopgPool]:
         yield pool
     finally:
         await pool.aclose()
+
+
+async def test_a_client_that_vanished_in_a_transaction_keeps_no_row_locked(
+    dsn: str, wire: Proxy
+) -> None:
+    async with Durable(dsn) as another, pool_of(wire.dsn) as pool:
+        await another.queues.scale("default", max_running=1)
+        with pytest.raises(PostgresUnavailableError):
+            async with pool.transaction() as fetch:
+                await fetch("SELECT 1 FROM aiodurable_queues FOR UPDATE")
+                wire.forget()
+                await another.queues.scale("default", max_running=2)
+
+
+async def test_a_transaction_that_was_silent_for_too_long_fails_as_one_whose_connection_is_gone(
+    dsn: str,
+) -> None:
+    async with pool_of(dsn) as pool:
+        with pytest.raises(PostgresUnavailableError):
+            async with pool.transaction() as fetch:
+                [mine] = await fetch("SELECT pg_backend_pid() AS pid")
+                await wait_until(lambda: has_ended(dsn, mine["pid"]), what="the server to end it")
+                await fetch("SELECT 1")
+
+
+async def has_ended(dsn: str, pid: int) -> bool:
+    return pid not in await backends(dsn, "pool")
+
+
+@pytest.mark.parametrize(("chosen", "in_force"), [("7s", "7s"), ("0", "1s")])
+async def test_a_limit_of_silent_transactions_that_the_operator_chose_stays_in_force(
+    dsn: str, chosen: str, in_force: str
+) -> None:
+    name = "idle_in_transaction_session_timeout"
+    async with pool_of(make_conninfo(dsn, options=f"-c {name}={chosen}")) as pool:
+        [found] = await pool.fetch(f"SELECT current_setting('{name}') AS in_force")
+    assert found["in_force"] == in_force
 
 
 async def test_a_connection_that_fell_silent_while_it_opened_is_given_up(wire: Proxy) -> None:

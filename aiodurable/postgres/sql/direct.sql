@@ -32,10 +32,17 @@ SELECT pg_catalog.pg_postmaster_start_time()::text AS server,
 DISCARD PLANS
 
 -- name: by_index
--- params: backend_pid, compression
+-- params: backend_pid, compression, silence
 -- No table. For the pool. What its statements read they look up, which a planner does not know of
--- tables that were never analysed or grew since. Parameters as in plan_once.
-SELECT pg_catalog.set_config('enable_seqscan', 'off', false),
+-- tables that were never analysed or grew since. A client that vanished in a transaction would keep
+-- its row locks until TCP finds out, by default after two hours: unless somebody has set another
+-- limit, the server ends a session that is silent there. Parameters as in plan_once.
+SELECT pg_catalog.set_config(
+           'idle_in_transaction_session_timeout',
+           coalesce(nullif(pg_catalog.current_setting('idle_in_transaction_session_timeout'), '0'),
+                    :silence::text),
+           false),
+       pg_catalog.set_config('enable_seqscan', 'off', false),
        pg_catalog.set_config('jit', 'off', false),
        pg_catalog.set_config('default_transaction_isolation', 'read committed', false),
 -- include: compress_large_values

@@ -113,6 +113,7 @@ async def test_what_is_read_and_compared_grows_with_the_thread_and_no_faster(
             load("direct")["by_index"]
             .replace("$1", "pg_backend_pid()")
             .replace("$2", "'auto'")
+            .replace("$3", "'20s'")
             .encode()
         )
         connection.execute(f"PREPARE it AS {statement}".encode())
