@@ -152,8 +152,8 @@ class PsycopgPool:
             min_size=self._sizes[0],
             max_size=self._sizes[1],
             timeout=self._timeout_s,
-            configure=partial(configure, compression=self.dsn.compression),
             # of our connections, which the pool's type does not know
+            configure=cast("Any", partial(configure, compression=self.dsn.compression)),
             check=cast("Any", PoolConnection.check),
             open=False,
         )

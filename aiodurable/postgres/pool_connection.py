@@ -79,7 +79,7 @@ def read_json(data: str | bytes) -> Any:
         return None
 
 
-async def configure(connection: AsyncConnection[DictRow], compression: Compression) -> None:
+async def configure(connection: PoolConnection, compression: Compression) -> None:
     """Set up a new connection of the pool."""
     set_json_loads(read_json, connection)
     connection.adapters.register_dumper(list, TextArrayDumper)
@@ -87,6 +87,7 @@ async def configure(connection: AsyncConnection[DictRow], compression: Compressi
         if not (connection.info.parameter_status(name) or wanted).startswith(wanted):
             await connection.execute(f"SET {name} TO {wanted}".encode())
     await _prepare_where_statements_stay(connection, compression)
+    connection.is_set_up = True
 
 
 async def _prepare_where_statements_stay(
@@ -148,6 +149,7 @@ class PoolConnection(AsyncConnection[DictRow]):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        self.is_set_up = False
         self._plans = PlanCache()
         self._farewells: list[str] = []
         self.add_notice_handler(partial(_note_farewell, self._farewells))
@@ -186,11 +188,12 @@ class PoolConnection(AsyncConnection[DictRow]):
         """Cut the connection once its backend no longer works on a statement.
 
         A statement may take minutes. One that never reached the server, or whose answer was lost,
-        gets no answer at all. Through a pooler, which invents process ids, only TCP finds out.
+        gets no answer at all. Through a pooler, which invents process ids, only TCP finds out. What
+        sets a connection up takes no time at all.
         """
-        if self.prepare_threshold is None:
+        if self.is_set_up and self.prepare_threshold is None:
             return
-        while await self._is_at_work():  # noqa: ASYNC110 - nothing here would set an event
+        while self.is_set_up and await self._is_at_work():  # noqa: ASYNC110 - nothing here would set an event
             await asyncio.sleep(_SILENCE_S)
         if self.pgconn.socket >= 0:
             with socket.socket(fileno=os.dup(self.pgconn.socket)) as wire, suppress(OSError):

@@ -24,9 +24,11 @@ from aiodurable import (
 )
 from aiodurable.dsn import parse_dsn
 from aiodurable.locks.statements import LockStatements
-from aiodurable.postgres import direct, pool_connection
+from aiodurable.models import Compression
+from aiodurable.postgres import direct, pool, pool_connection
 from aiodurable.postgres.direct import DirectConnection, DirectPool
 from aiodurable.postgres.pool import PsycopgPool
+from aiodurable.postgres.pool_connection import PoolConnection
 from tests.support.graphs import INPUT, STEPS, Gate, four_nodes, reached, run_up_to
 from tests.support.internals import replace_statement, socket_of
 from tests.support.ledger_view import Ledger
@@ -122,12 +124,12 @@ async def sleeping(dsn: str) -> bool:
 
 @asynccontextmanager
 async def pool_of(dsn: str, **options: Any) -> AsyncIterator[PsycopgPool]:
-    pool = PsycopgPool(parse_dsn(dsn), **options)
-    await pool.open()
+    opened = PsycopgPool(parse_dsn(dsn), **options)
+    await opened.open()
     try:
-        yield pool
+        yield opened
     finally:
-        await pool.aclose()
+        await opened.aclose()
 
 
 async def test_a_client_that_vanished_in_a_transaction_keeps_no_row_locked(
@@ -177,6 +179,23 @@ async def test_a_connection_that_fell_silent_while_it_opened_is_given_up(wire: P
         wire.mend()
         await opening
         await wait_until(lambda: answers(pool), what="the pool to have another connection")
+
+
+async def test_a_connection_that_fell_silent_while_it_was_set_up_is_given_up(
+    wire: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent = asyncio.Event()
+
+    async def configure(connection: PoolConnection, compression: Compression) -> None:
+        if not silent.is_set():
+            silent.set()
+            wire.forget()
+        await pool_connection.configure(connection, compression)
+
+    monkeypatch.setattr(pool, "configure", configure)
+    async with pool_of(wire.dsn, min_size=0, max_size=1, connect_timeout_s=2.0) as opened:
+        await wait_until(lambda: answers(opened), what="the pool to have another connection")
+    assert silent.is_set()
 
 
 async def test_a_lock_session_that_fell_silent_while_it_was_set_up_is_replaced(
