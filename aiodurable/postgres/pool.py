@@ -34,12 +34,21 @@ from aiodurable.postgres.pool_connection import (
     persistent,
     refuse_other_session,
 )
+from aiodurable.shield import run_to_completion
 
 __all__ = ["PsycopgPool"]
 
 _T = TypeVar("_T")
 
 Pool = AsyncConnectionPool[AsyncConnection[DictRow]]
+
+
+class _Pool(AsyncConnectionPool[AsyncConnection[DictRow]]):
+    async def putconn(self, conn: AsyncConnection[DictRow]) -> None:
+        """As psycopg's, which loses the connection and its place for good if it is cancelled while
+        it waits for the pool's lock.
+        """
+        await run_to_completion(super().putconn(conn))
 
 
 async def _deliver(task: asyncio.Task[Any] | None, before: int) -> None:
@@ -145,7 +154,7 @@ class PsycopgPool:
                     await refuse_other_session(probe, self.dsn)
                 finally:
                     await probe.close()
-        pool = AsyncConnectionPool(
+        pool = _Pool(
             self.dsn.conninfo,
             connection_class=persistent(lambda: self._closing, self._tried),
             kwargs=options,

@@ -198,6 +198,29 @@ async def test_a_connection_that_fell_silent_while_it_was_set_up_is_given_up(
     assert silent.is_set()
 
 
+async def test_a_connection_whose_return_is_cancelled_stays_in_the_pool(dsn: str) -> None:
+    async with pool_of(dsn, max_size=1, connect_timeout_s=2.0) as opened:
+        used, end = asyncio.Event(), asyncio.Event()
+
+        async def use() -> None:
+            async with opened.connection():
+                used.set()
+                await end.wait()
+
+        using = asyncio.create_task(use())
+        await used.wait()
+        async with opened.pool._lock:  # pyright: ignore[reportPrivateUsage]
+            end.set()
+            for _ in range(10):
+                await asyncio.sleep(0)
+            using.cancel()
+            for _ in range(10):
+                await asyncio.sleep(0)
+        with pytest.raises(asyncio.CancelledError):
+            await using
+        assert await opened.fetch("SELECT 1 AS one") == [{"one": 1}]
+
+
 async def test_a_lock_session_that_fell_silent_while_it_was_set_up_is_replaced(
     wire: Proxy, dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
