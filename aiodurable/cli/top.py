@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -37,8 +38,13 @@ def top(dsn: str | None, every: float, once: bool) -> None:
 
     Throughput and times are of the last 5 minutes.
     """
-    with suppress(KeyboardInterrupt):
+    try:
         asyncio.run(_show(dsn, every, once=once or not sys.stdout.isatty()))
+    except KeyboardInterrupt:
+        pass
+    except OSError as error:
+        if error.errno != errno.EIO:  # the terminal is gone
+            raise
 
 
 async def _show(dsn: str | None, every: float, *, once: bool) -> None:
@@ -74,7 +80,9 @@ async def _show(dsn: str | None, every: float, *, once: bool) -> None:
 
 @contextmanager
 def _ending_at_q(ended: asyncio.Event) -> Iterator[None]:
-    """Set the event when q is typed; keys are neither echoed nor kept for the shell."""
+    """Set the event when q is typed or the terminal is gone. Keys are neither echoed nor kept for
+    the shell.
+    """
     if not sys.stdin.isatty():
         yield
         return
@@ -84,7 +92,11 @@ def _ending_at_q(ended: asyncio.Event) -> Iterator[None]:
     loop, keys = asyncio.get_running_loop(), sys.stdin.fileno()
 
     def typed() -> None:
-        if b"q" in os.read(keys, 100).lower():
+        try:
+            read = os.read(keys, 100)
+        except OSError:
+            read = b""
+        if not read or b"q" in read.lower():
             ended.set()
 
     before = termios.tcgetattr(keys)
@@ -94,4 +106,5 @@ def _ending_at_q(ended: asyncio.Event) -> Iterator[None]:
         yield
     finally:
         loop.remove_reader(keys)
-        termios.tcsetattr(keys, termios.TCSADRAIN, before)
+        with suppress(termios.error):  # the terminal is gone
+            termios.tcsetattr(keys, termios.TCSADRAIN, before)

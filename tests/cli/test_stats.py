@@ -8,7 +8,7 @@ import pty
 import sys
 import threading
 from contextlib import ExitStack
-from subprocess import Popen
+from subprocess import PIPE, Popen
 from typing import Any
 
 import psycopg
@@ -140,3 +140,20 @@ def test_top_is_live_in_a_terminal_until_q(filled: str) -> None:
 
     assert code == 0
     assert b"\x1b[?1049l" in written  # the terminal shows again what it did before
+
+
+def test_top_ends_where_its_terminal_is_gone(filled: str) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "aiodurable", "top", "--every", "0.5", "--dsn", filled]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "160", "LINES": "40"}
+    with Popen(command, stdin=theirs, stdout=theirs, stderr=PIPE, env=environment) as process:
+        try:
+            os.close(theirs)
+            written = b""
+            while b"1 ready" not in written:
+                written += os.read(ours, 65536)
+            os.close(ours)
+            _, said = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert (process.returncode, said) == (0, b"")
