@@ -344,6 +344,26 @@ async def test_a_statement_of_the_pool_that_takes_long_is_left_alone(
     assert await database.fetch("SELECT 1 AS n FROM pg_sleep(4)") == [{"n": 1}]
 
 
+async def test_statements_sent_together_of_which_the_server_got_a_part_do_not_wait_for_ever(
+    database: PsycopgPool, dsn: str, wire: Proxy
+) -> None:
+    with pytest.raises(PostgresUnavailableError):
+        async with database.connection() as connection, connection.pipeline():
+            cursor = await connection.execute("SELECT 1")
+            await wait_until(lambda: waits_for_more(dsn), what="the server to wait for the rest")
+            wire.forget()
+            await within(30, cursor.fetchall(), what="its error")
+
+
+async def waits_for_more(dsn: str) -> bool:
+    query = (
+        "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND state = 'active'"
+        " AND wait_event = 'ClientRead'"
+    )
+    async with await psycopg.AsyncConnection.connect(dsn) as connection:
+        return await (await connection.execute(query)).fetchone() is not None
+
+
 @pytest.mark.parametrize("where", ["collect", "weigh", "tell"])
 async def test_twenty_runs_whose_connections_all_die_silently_end_right(
     durable: Durable, wire: Proxy, dsn: str, where: str, monkeypatch: pytest.MonkeyPatch

@@ -73,8 +73,10 @@ WHERE pid IN (:backend_pids) AND pid <> pg_catalog.pg_backend_pid()
 
 -- name: is_active
 -- params: backend_pid
--- No table. Whether the backend of a connection that fell silent works on a statement.
-SELECT 1 FROM pg_catalog.pg_stat_activity WHERE pid = :backend_pid AND state = 'active'
+-- No table. Whether the backend of a connection that fell silent works on a statement. One that got
+-- a part of what was sent together is active, too, and waits for the rest.
+SELECT 1 FROM pg_catalog.pg_stat_activity
+WHERE pid = :backend_pid AND state = 'active' AND wait_event IS DISTINCT FROM 'ClientRead'
 
 -- name: mark_database
 -- params: first, second
