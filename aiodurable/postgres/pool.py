@@ -44,11 +44,15 @@ Pool = AsyncConnectionPool[AsyncConnection[DictRow]]
 
 
 class _Pool(AsyncConnectionPool[AsyncConnection[DictRow]]):
-    async def putconn(self, conn: AsyncConnection[DictRow]) -> None:
-        """As psycopg's, which loses the connection and its place for good if it is cancelled while
-        it waits for the pool's lock.
+    async def _putconn(self, conn: AsyncConnection[DictRow], from_getconn: bool) -> None:
+        """As psycopg's, which loses the connection and its place for good if it is cancelled before
+        the pool has it: while it waits for the pool's lock.
         """
-        await run_to_completion(super().putconn(conn))
+        try:
+            await super()._putconn(conn, from_getconn)
+        except asyncio.CancelledError:
+            await run_to_completion(super()._putconn(conn, from_getconn))
+            raise
 
 
 async def _deliver(task: asyncio.Task[Any] | None, before: int) -> None:

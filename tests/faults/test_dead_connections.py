@@ -221,6 +221,30 @@ async def test_a_connection_whose_return_is_cancelled_stays_in_the_pool(dsn: str
         assert await opened.fetch("SELECT 1 AS one") == [{"one": 1}]
 
 
+async def test_a_connection_whose_check_is_cancelled_stays_in_the_pool(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked, end = asyncio.Event(), asyncio.Event()
+
+    async def check(_: PoolConnection) -> None:  # through a pooler it waits for an answer
+        checked.set()
+        await end.wait()
+
+    monkeypatch.setattr(PoolConnection, "check", check)
+    async with pool_of(dsn, max_size=1, connect_timeout_s=2.0) as opened:
+        using = asyncio.create_task(opened.fetch("SELECT 1"))
+        await checked.wait()
+        async with opened.pool._lock:  # pyright: ignore[reportPrivateUsage]
+            for _ in range(2):  # as a cancel scope of anyio, which delivers its own again
+                using.cancel()
+                for _ in range(10):
+                    await asyncio.sleep(0)
+        with pytest.raises(asyncio.CancelledError):
+            await using
+        end.set()
+        assert await opened.fetch("SELECT 1 AS one") == [{"one": 1}]
+
+
 async def test_a_lock_session_that_fell_silent_while_it_was_set_up_is_replaced(
     wire: Proxy, dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
