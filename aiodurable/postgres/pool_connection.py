@@ -62,6 +62,7 @@ restart or a failover is over by then."""
 _BY_INDEX = load("direct")["by_index"]
 _SESSION = load("direct")["session"]
 _IS_ACTIVE = load("direct")["is_active"].replace("$1", "%s").encode()
+_END = load("direct")["terminate_abandoned_backends"].replace("$1", "%s").encode()
 _EXPECTED: Final = {"DateStyle": "ISO", "standard_conforming_strings": "on", "TimeZone": "UTC"}
 """psycopg reads times by the first, our statements need the second. With the third, the times that
 it reads are in UTC: in a zone with daylight saving time, Python's differences, sums and comparisons
@@ -185,7 +186,7 @@ class PoolConnection(AsyncConnection[DictRow]):
                 watching.cancel()
 
     async def _cut_if_dead(self) -> None:
-        """Cut the connection once its backend no longer works on a statement.
+        """Cut the connection, and end its backend, once that no longer works on a statement.
 
         A statement may take minutes. One that never reached the server, or whose answer was lost,
         gets no answer at all. Through a pooler, which invents process ids, only TCP finds out. What
@@ -193,14 +194,17 @@ class PoolConnection(AsyncConnection[DictRow]):
         """
         if self.is_set_up and self.prepare_threshold is None:
             return
-        while self.is_set_up and await self._is_at_work():  # noqa: ASYNC110 - nothing here would set an event
+        while self.is_set_up and not await self._is_over():  # noqa: ASYNC110 - nothing here would set an event
             await asyncio.sleep(_SILENCE_S)
         if self.pgconn.socket >= 0:
             with socket.socket(fileno=os.dup(self.pgconn.socket)) as wire, suppress(OSError):
                 # libpq finds it closed, and the waiting statement fails
                 wire.shutdown(socket.SHUT_RDWR)
 
-    async def _is_at_work(self) -> bool:
+    async def _is_over(self) -> bool:
+        """Whether the backend is at no statement. It is ended then: it may have got a part of a
+        pipeline, and would keep the rows that this locked.
+        """
         info = self.info  # of several hosts, the one that this connection leads to
         here = {"host": info.host, "hostaddr": info.hostaddr, "port": info.port}
         try:
@@ -210,13 +214,15 @@ class PoolConnection(AsyncConnection[DictRow]):
                         await (await beside.execute(_IS_ACTIVE, (info.backend_pid,))).fetchone()
                         is not None
                     ):
-                        return True
+                        return False
                     await asyncio.sleep(pause_s)
+                with suppress(psycopg.errors.InsufficientPrivilege):  # a host may revoke it
+                    await beside.execute(_END, (info.backend_pid,))
         except psycopg.OperationalError as error:
-            return is_out_of_connections(error)  # then the server is alive
+            return not is_out_of_connections(error)  # then the server is alive
         except TimeoutError:
             pass
-        return False
+        return True
 
     async def check(self) -> None:
         """Find out whether the connection is alive before the pool hands it out: its backend may

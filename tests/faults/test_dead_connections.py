@@ -379,6 +379,17 @@ async def test_statements_sent_together_of_which_the_server_got_a_part_do_not_wa
             await within(30, cursor.fetchall(), what="its error")
 
 
+async def test_the_backend_of_a_connection_of_the_pool_that_was_cut_is_ended(
+    database: PsycopgPool, dsn: str, wire: Proxy
+) -> None:
+    """It may be in the middle of a pipeline, where no timeout of Postgres ends it."""
+    [mine] = await database.fetch("SELECT pg_backend_pid() AS pid")
+    wire.forget()
+    with pytest.raises(PostgresUnavailableError):
+        await within(30, database.fetch("SELECT 1"), what="its error")
+    await wait_until(lambda: has_ended(dsn, mine["pid"]), what="its backend to end")
+
+
 async def waits_for_more(dsn: str) -> bool:
     query = (
         "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND state = 'active'"
