@@ -214,8 +214,11 @@ class AsyncCheckpointerPool:
 
     async def aclose(self) -> None:
         """Commit the queued writes and close all connections, within the `close_timeout_s` of the
-        settings. Idempotent.
+        settings, also when cancelled. Idempotent.
         """
+        await run_to_completion(self._close())
+
+    async def _close(self) -> None:
         committer, self._committer = self._committer, None
         threads, self._threads = self._threads, None
         saver, self._saver = self._saver, None

@@ -174,12 +174,13 @@ class PsycopgPool:
         self._pool, self._loop = pool, asyncio.get_running_loop()
 
     async def aclose(self, timeout_s: float = 5.0) -> None:
-        """Close the pool; cut connections still in use after `timeout_s` seconds. Idempotent, also
-        before `open`.
+        """Close the pool, to the end also when cancelled; cut connections still in use after
+        `timeout_s` seconds. Idempotent, also before `open`.
         """
         self._closing = True
         if self._pool is not None:
-            await self._pool.close(timeout=timeout_s)
+            # by itself it stops half-way, for good, or drops the cancellation (see `_deliver`)
+            await run_to_completion(self._pool.close(timeout=timeout_s))
 
     def stats(self) -> Mapping[str, int]:
         """psycopg_pool's own figures (`pool_size`, `pool_available`, `requests_waiting` …); empty

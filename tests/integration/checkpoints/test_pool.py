@@ -114,11 +114,7 @@ async def test_closing_is_bounded_while_postgres_keeps_a_write_waiting(
         await db.execute("LOCK TABLE checkpoints IN EXCLUSIVE MODE")
         made, versions = checkpoint(value=[2])
         stuck = asyncio.create_task(pool.get_checkpointer().aput(config("t"), made, {}, versions))  # pyright: ignore[reportArgumentType]
-
-        async def waiting() -> bool:
-            return bool(await db.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
-
-        await wait_until(waiting)
+        await wait_until(lambda: waiting(db))
         behind = asyncio.create_task(
             pool.get_checkpointer().aput_writes(config("t", made["id"]), [("a", 1)], "task")
         )
@@ -129,6 +125,34 @@ async def test_closing_is_bounded_while_postgres_keeps_a_write_waiting(
         with pytest.raises(ClosedError):
             await within(30, write)
     await lock.rollback()
+
+
+async def test_closing_goes_on_to_the_end_when_it_is_cancelled(
+    dsn: str, db: asyncpg.Connection
+) -> None:
+    pool = AsyncCheckpointerPool(dsn)
+    await pool.open()
+    await leased_put(pool, "t")
+    async with db.transaction():
+        await db.execute("LOCK TABLE checkpoints")
+        reading = asyncio.create_task(pool.get_checkpointer().aget_tuple(config("t")))
+        await wait_until(lambda: waiting(db), what="the read to wait for the table")
+        closing = asyncio.create_task(pool.aclose())
+        await asyncio.sleep(0)  # it waits until the read has ended
+        closing.cancel()
+        await asyncio.wait({closing, reading})
+        assert closing.cancelled()
+    assert isinstance(reading.exception(), ClosedError)
+    assert not [task for task in asyncio.all_tasks() if "checkpoint writer" in task.get_name()]
+    await wait_until(lambda: nothing_is_left(db), what="the backends to end")
+
+
+async def waiting(db: asyncpg.Connection) -> bool:
+    return await db.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")
+
+
+async def nothing_is_left(db: asyncpg.Connection) -> bool:
+    return await connections(db) == 0
 
 
 async def test_what_waits_at_closing_is_committed_before_the_end(

@@ -146,3 +146,17 @@ async def test_a_timeout_around_a_loop_of_calls_ends_it(database: PsycopgPool) -
     assert done, "the timeout was dropped"
     assert isinstance(task.exception(), TimeoutError)
     assert await database.fetch("SELECT 1 AS n") == [{"n": 1}]
+
+
+async def test_closing_that_is_cancelled_at_any_turn_of_the_loop_ends_cancelled(dsn: str) -> None:
+    for turns in range(12):
+        database = PsycopgPool(parse_dsn(dsn), max_size=1)
+        await database.open()
+        await database.fetch("SELECT 1")
+        closing = asyncio.create_task(database.aclose())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        wanted = closing.cancel()
+        await asyncio.wait({closing})
+        assert closing.cancelled() is wanted, f"after {turns} turns"
+        await database.aclose()
