@@ -166,7 +166,10 @@ class PsycopgPool:
             max_size=self._sizes[1],
             timeout=self._timeout_s,
             # of our connections, which the pool's type does not know
-            configure=cast("Any", partial(configure, compression=self.dsn.compression)),
+            configure=cast(
+                "Any",
+                partial(configure, compression=self.dsn.compression, timeout_s=self._timeout_s),
+            ),
             check=cast("Any", PoolConnection.check),
             open=False,
         )

@@ -80,8 +80,9 @@ def read_json(data: str | bytes) -> Any:
         return None
 
 
-async def configure(connection: PoolConnection, compression: Compression) -> None:
-    """Set up a new connection of the pool."""
+async def configure(connection: PoolConnection, compression: Compression, timeout_s: float) -> None:
+    """Set up a new connection of the pool; one that does not answer within `timeout_s` is cut."""
+    connection.set_up_s = min(timeout_s, _SILENCE_S)
     set_json_loads(read_json, connection)
     connection.adapters.register_dumper(list, TextArrayDumper)
     for name, wanted in _EXPECTED.items():
@@ -151,6 +152,7 @@ class PoolConnection(AsyncConnection[DictRow]):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.is_set_up = False
+        self.set_up_s = _SILENCE_S
         self._plans = PlanCache()
         self._farewells: list[str] = []
         self.add_notice_handler(partial(_note_farewell, self._farewells))
@@ -177,7 +179,8 @@ class PoolConnection(AsyncConnection[DictRow]):
             nonlocal watching
             watching = asyncio.create_task(self._cut_if_dead(), name="aiodurable pool watch")
 
-        timer = asyncio.get_running_loop().call_later(_SILENCE_S, watch)
+        silence_s = _SILENCE_S if self.is_set_up else self.set_up_s
+        timer = asyncio.get_running_loop().call_later(silence_s, watch)
         try:
             return await super().wait(*args, **options)
         finally:
@@ -190,7 +193,7 @@ class PoolConnection(AsyncConnection[DictRow]):
 
         A statement may take minutes. One that never reached the server, or whose answer was lost,
         gets no answer at all. Through a pooler, which invents process ids, only TCP finds out. What
-        sets a connection up takes no time at all.
+        sets a connection up takes no time at all, and the pool opens no other one meanwhile.
         """
         if self.is_set_up and self.prepare_threshold is None:
             return

@@ -184,13 +184,17 @@ async def test_a_connection_that_fell_silent_while_it_opened_is_given_up(wire: P
 async def test_a_connection_that_fell_silent_while_it_was_set_up_is_given_up(
     wire: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """As soon as one that is silent as it opens: the pool opens no other one meanwhile."""
+    monkeypatch.setattr(pool_connection, "_SILENCE_S", 60.0)
     silent = asyncio.Event()
 
-    async def configure(connection: PoolConnection, compression: Compression) -> None:
+    async def configure(
+        connection: PoolConnection, compression: Compression, timeout_s: float
+    ) -> None:
         if not silent.is_set():
             silent.set()
             wire.forget()
-        await pool_connection.configure(connection, compression)
+        await pool_connection.configure(connection, compression, timeout_s)
 
     monkeypatch.setattr(pool, "configure", configure)
     async with pool_of(wire.dsn, min_size=0, max_size=1, connect_timeout_s=2.0) as opened:
