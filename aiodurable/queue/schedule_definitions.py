@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
@@ -10,6 +9,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from aiodurable.errors import InvalidArgumentError
 from aiodurable.postgres.locked_rows import patiently
+from aiodurable.postgres.own_thread import in_own_thread
 from aiodurable.queue.new_run import check_seconds
 from aiodurable.queue.schedule_records import SQL, Schedule, schedule_of, timetable_of
 from aiodurable.queue.slots import Timetable, due_at
@@ -139,7 +139,8 @@ async def first_after(
     schedule_id: str, timetable: Timetable, after: datetime, jitter_s: float
 ) -> tuple[datetime | None, datetime | None]:
     """The first slot after a moment, and when it is due."""
-    slot = await asyncio.to_thread(lambda: next(timetable.slots(after), None))
+    # as in `Scheduler.fire`: in a transaction
+    slot = await in_own_thread(lambda: next(timetable.slots(after), None), name="aiodurable slots")
     jitter = timedelta(seconds=jitter_s)
     return slot, None if slot is None else due_at(schedule_id, slot, jitter)
 

@@ -19,6 +19,7 @@ from aiodurable.errors import AiodurableError, InvalidArgumentError
 from aiodurable.models import RunStatus
 from aiodurable.postgres.errors import DRIVER_FAILURES
 from aiodurable.postgres.fetch import Fetch
+from aiodurable.postgres.own_thread import in_own_thread
 from aiodurable.queue.acceptance import Acceptance
 from aiodurable.queue.new_run import Row
 from aiodurable.queue.schedule_records import SQL, slot_row, timetable_of
@@ -77,7 +78,10 @@ class Scheduler:
             due = await self._due(fetch)
             if not due:
                 return 0
-            steps = await asyncio.to_thread(lambda: [_step(row) for row in due])
+            # not in the loop's executor, which nodes fill: the server ends a transaction that rests
+            steps = await in_own_thread(
+                lambda: [_step(row) for row in due], name="aiodurable slots"
+            )
             rows = [
                 slot_row(row, slot, self._namespace)
                 for row, step in zip(due, steps, strict=True)

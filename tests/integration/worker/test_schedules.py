@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,7 +18,7 @@ from aiodurable.queue.slots import slot_run_id
 from aiodurable.worker.scheduler import Scheduler
 from tests.support.internals import services_of
 from tests.support.scenario_graphs import boom, chain, ok
-from tests.support.waiting import wait_until
+from tests.support.waiting import wait_until, within
 
 INPUT: dict[str, Any] = {"xs": []}
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
@@ -101,6 +102,22 @@ async def test_a_slot_fires_when_it_is_due_and_once(durable: Durable) -> None:
     found = await schedule(durable)
     assert (found.fired, found.skipped, found.last_slot_at) == (1, 0, slot)
     assert found.next_slot_at == slot + HOUR
+
+
+async def test_plain_nodes_that_fill_the_executor_keep_no_schedule_from_firing(
+    durable: Durable,
+) -> None:
+    """The server would end its transaction, which rests meanwhile, and so each further one."""
+    slot = await hourly(durable)
+    await durable.schedules.pause("s")
+    free, loop = threading.Event(), asyncio.get_running_loop()
+    nodes = [loop.run_in_executor(None, free.wait) for _ in range(100)]
+    try:
+        await within(30, durable.schedules.resume("s"), what="the schedule to go on")
+        assert await within(30, fire_at(durable, slot), what="its slot to fire") == 1
+    finally:
+        free.set()
+        await asyncio.gather(*nodes)
 
 
 async def test_a_clock_that_steps_back_fires_nothing_twice(durable: Durable) -> None:
