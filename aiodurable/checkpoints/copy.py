@@ -65,6 +65,12 @@ class ThreadCopy:
                 checkpoint_id=checkpoint_id,
             )
 
+    async def rest(self) -> None:
+        """Let the transaction rest from now on for as long as the server is configured to allow:
+        for code of a graph, which may take long.
+        """
+        await self._connection.execute("SET LOCAL idle_in_transaction_session_timeout TO DEFAULT")
+
     async def fetch_one(self, query: str, *args: Any) -> dict[str, Any] | None:
         """Run a statement with `$1` parameters in the transaction and return its first row."""
         async with AsyncRawCursor(self._connection, row_factory=dict_row) as cursor:

@@ -98,6 +98,7 @@ async def fork(
                         "aiodurable_run_id": run_id,
                         "aiodurable_graph_name": change.graph.name,
                     }
+                    await new.rest()  # conditional edges of the graph run
                     updated = await change.graph.saving_to(new.saver).aupdate_state(
                         {"configurable": place}, change.values, change.as_node
                     )

@@ -23,11 +23,11 @@ from aiodurable.errors import (
     WorkflowAlreadyRunningError,
     WorkflowExecutionError,
 )
-from aiodurable.postgres import locked_rows
+from aiodurable.postgres import locked_rows, pool_connection
 from aiodurable.runs import fork
 from tests.support.ledger_view import Ledger
-from tests.support.scenario_graphs import BREAKS, GRAPHS, chain, fan, ok
-from tests.support.waiting import within
+from tests.support.scenario_graphs import BREAKS, GRAPHS, State, chain, fan, ok
+from tests.support.waiting import wait_until, within
 
 INPUT: dict[str, Any] = {"xs": []}
 
@@ -317,6 +317,37 @@ async def test_a_fork_keeps_the_graphs_name_and_the_context(dsn: str) -> None:
         forked = await durable.threads.fork("t", before="b", values={"xs": ["u"]})
         assert forked.graph == "work"
         assert (await durable.threads.resume(forked.thread_id))["xs"] == ["a", "u", "for Ada"]
+
+
+async def test_a_fork_waits_for_a_conditional_edge_that_takes_long(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_connection, "_SILENCE_S", 0.5)
+    slow = False
+
+    async def route(state: Any) -> str:
+        if slow:
+            await wait_until(lambda: has_rested(dsn), what="the fork's transaction to rest")
+        return "b"
+
+    graph = StateGraph(State).add_node("a", ok("a")).add_node("b", ok("b")).add_edge(START, "a")
+    graph.add_conditional_edges("a", route, ["b"])
+    async with Durable(dsn, graphs={"work": graph}) as durable:
+        await ran(durable, "work")
+        slow = True
+        forked = await durable.threads.fork("t", before="b", values={"xs": ["u"]}, as_node="a")
+        assert forked.pending == ("b",)
+
+
+async def has_rested(dsn: str) -> bool:
+    """Whether it did for two seconds, or was ended before."""
+    query = (
+        "SELECT coalesce(max(now() - state_change), '1h') > '2s' FROM pg_stat_activity"
+        " WHERE datname = current_database() AND state = 'idle in transaction'"
+    )
+    async with await psycopg.AsyncConnection.connect(dsn) as connection:
+        row = await (await connection.execute(query)).fetchone()
+    return row is not None and bool(row[0])
 
 
 async def test_a_fork_may_be_made_while_the_source_runs(durable: Durable) -> None:
