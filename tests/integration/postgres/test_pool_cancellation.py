@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
 import anyio
+import asyncpg
+import psycopg.waiting
 import pytest
 
 from aiodurable import Durable, Settings
@@ -16,6 +19,7 @@ from aiodurable.dsn import parse_dsn
 from aiodurable.postgres.pool import PsycopgPool
 from tests.support.graphs import INPUT, four_nodes
 from tests.support.internals import services_of
+from tests.support.suspensions import cancelled_at
 from tests.support.waiting import wait_until, within
 
 Call = Callable[[Durable], Awaitable[Any]]
@@ -160,3 +164,21 @@ async def test_closing_that_is_cancelled_at_any_turn_of_the_loop_ends_cancelled(
         await asyncio.wait({closing})
         assert closing.cancelled() is wanted, f"after {turns} turns"
         await database.aclose()
+
+
+async def test_statements_in_one_round_trip_that_are_cancelled_leave_a_connection_that_commits(
+    database: PsycopgPool, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pipeline that is left half-way stays one: the statements of later callers would run in it,
+    and not be committed.
+    """
+    # psycopg yields to a busy loop also where it need not wait, such as on entering a pipeline
+    monkeypatch.setattr(psycopg.waiting, "MAX_BUSY_TIME", 0.0, raising=False)
+    await db.execute("CREATE TABLE written (n int)")
+    for turn in itertools.count(1):
+        statements = (("SELECT 1", ()), ("SELECT 2", ()), ("SELECT 3", ()))
+        cut = await cancelled_at(database.fetch_in_turn(*statements), turn)
+        await within(30, database.fetch("INSERT INTO written VALUES ($1) RETURNING n", turn))
+        assert await db.fetchval("SELECT count(*) FROM written") == turn, f"cancelled at {turn}"
+        if not cut:
+            break
