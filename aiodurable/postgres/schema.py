@@ -72,6 +72,9 @@ def migrations() -> tuple[Migration, ...]:
     return tuple(steps)
 
 
+_CONNECT_S = 10
+"""Seconds to reach Postgres, unless the DSN says otherwise."""
+
 VERSION: int = migrations()[-1].version
 """The schema this library works with."""
 
@@ -209,6 +212,11 @@ def _token_sequence() -> str:
 
 
 async def _connect(dsn: Dsn) -> AsyncConnection[DictRow]:
+    # by default psycopg waits two minutes for a connection that fell silent while it opened, and
+    # the next try to open a `Durable` would begin as late
+    bound: dict[str, int] = (
+        {} if "connect_timeout" in dsn.psycopg else {"connect_timeout": _CONNECT_S}
+    )
     try:
         connection = await AsyncConnection[DictRow].connect(
             dsn.conninfo,
@@ -216,6 +224,7 @@ async def _connect(dsn: Dsn) -> AsyncConnection[DictRow]:
             prepare_threshold=None,  # a pooler may lead each statement to another server connection
             row_factory=dict_row,
             application_name=application_name("schema"),
+            **bound,
             **await password_option(dsn.password),
         )
     except (psycopg.Error, OSError) as error:

@@ -25,7 +25,7 @@ from aiodurable import (
 from aiodurable.dsn import parse_dsn
 from aiodurable.locks.statements import LockStatements
 from aiodurable.models import Compression
-from aiodurable.postgres import direct, pool, pool_connection
+from aiodurable.postgres import direct, pool, pool_connection, schema
 from aiodurable.postgres.direct import DirectConnection, DirectPool
 from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.postgres.pool_connection import PoolConnection
@@ -179,6 +179,21 @@ async def test_a_connection_that_fell_silent_while_it_opened_is_given_up(wire: P
         wire.mend()
         await opening
         await wait_until(lambda: answers(pool), what="the pool to have another connection")
+
+
+async def test_opening_goes_on_although_its_first_connection_fell_silent(
+    wire: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of the schema: the next try finds a network that works."""
+    monkeypatch.setattr(schema, "_CONNECT_S", 2)
+    wire.cut()
+    opening = Durable(wire.dsn, settings=Settings(startup_timeout_s=60))
+    entered = asyncio.create_task(opening.open())
+    await wait_until(lambda: wire.opened == 1, what="the first connection")
+    wire.forget()
+    wire.mend()
+    await within(30, entered)
+    await opening.aclose()
 
 
 async def test_a_connection_that_fell_silent_while_it_was_set_up_is_given_up(
