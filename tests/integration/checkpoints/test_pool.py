@@ -148,7 +148,7 @@ async def test_closing_goes_on_to_the_end_when_it_is_cancelled(
 
 
 async def waiting(db: asyncpg.Connection) -> bool:
-    return await db.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")
+    return bool(await db.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"))
 
 
 async def nothing_is_left(db: asyncpg.Connection) -> bool:
