@@ -63,7 +63,7 @@ class Cancellations:
         self._started, self._hurried = asyncio.Event(), asyncio.Event()
         self._open = set[Cancelling]()
         self._all_over = asyncio.Event()
-        self.draining = False
+        self.draining = self._closed = False
 
     def opened(self, cancelling: Cancelling) -> None:
         """An attempt is at work."""
@@ -102,7 +102,7 @@ class Cancellations:
         """Register a run: every poll calls `cancel` while a request for it is pending."""
         self._runs[run_id] = cancel
         self._started.set()
-        if self._task is None:
+        if self._task is None and not self._closed:  # a run may begin as its process stops
             self._task = asyncio.create_task(self._poll_forever(), name="aiodurable cancellations")
 
     def remove(self, run_id: str, cancel: Callable[[datetime], None]) -> None:
@@ -117,6 +117,7 @@ class Cancellations:
 
     async def aclose(self) -> None:
         """Stop polling. Idempotent."""
+        self._closed = True
         task, self._task = self._task, None
         if task is not None:
             task.cancel()

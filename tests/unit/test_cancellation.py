@@ -161,6 +161,13 @@ async def test_a_process_that_stops_does_not_abandon_a_run_whose_end_is_being_re
     assert not abandoned.is_set()
 
 
+async def test_a_run_that_begins_once_its_process_has_stopped_leaves_no_task() -> None:
+    cancellations = Cancellations(cast("PsycopgPool", None), every_s=60)
+    await cancellations.aclose()
+    cancellations.add("r", lambda at: None)
+    assert "aiodurable cancellations" not in [task.get_name() for task in asyncio.all_tasks()]
+
+
 async def test_a_run_that_cannot_be_cancelled_keeps_no_other_from_its_cancellation() -> None:
     class Database:
         async def fetch(self, statement: Any) -> list[dict[str, Any]]:
