@@ -45,17 +45,14 @@ Pool = AsyncConnectionPool[AsyncConnection[DictRow]]
 
 class _Pool(AsyncConnectionPool[AsyncConnection[DictRow]]):
     async def _putconn(self, conn: AsyncConnection[DictRow], from_getconn: bool) -> None:
-        """As psycopg's, which loses the connection and its place for good if it is cancelled before
-        the pool has it: while it waits for the pool's lock. And a pipeline whose caller was
-        cancelled as it began or ended stays one: later statements would never be committed.
+        """As psycopg's, which loses the connection and its place for good if it is cancelled while
+        it waits for the pool's lock, and a waiting caller if it is cancelled as it serves that one.
+        And a pipeline whose caller was cancelled as it began or ended stays one: later statements
+        would never be committed.
         """
         if conn.pgconn.pipeline_status:
             await conn.close()  # the pool opens another one
-        try:
-            await super()._putconn(conn, from_getconn)
-        except asyncio.CancelledError:
-            await run_to_completion(super()._putconn(conn, from_getconn))
-            raise
+        await run_to_completion(super()._putconn(conn, from_getconn))
 
 
 async def _deliver(task: asyncio.Task[Any] | None, before: int) -> None:
