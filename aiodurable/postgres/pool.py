@@ -7,7 +7,7 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import psycopg
 from psycopg import AsyncConnection, AsyncRawCursor
@@ -39,6 +39,9 @@ from aiodurable.shield import run_to_completion
 __all__ = ["PsycopgPool"]
 
 _T = TypeVar("_T")
+
+_MOST_PATIENCE_S: Final = 3600.0
+"""libpq takes whole seconds, and no infinity."""
 
 Pool = AsyncConnectionPool[AsyncConnection[DictRow]]
 
@@ -149,7 +152,8 @@ class PsycopgPool:
         options["application_name"] = application_name("pool")
         options["password_function"] = self.dsn.password
         # by default psycopg waits two minutes for a connection that fell silent while it opened
-        bounds = {**KEEPALIVES, "connect_timeout": str(math.ceil(self._timeout_s))}
+        patience_s = math.ceil(min(self._timeout_s, _MOST_PATIENCE_S))
+        bounds = {**KEEPALIVES, "connect_timeout": str(patience_s)}
         options |= {name: value for name, value in bounds.items() if name not in self.dsn.psycopg}
         with translate(self.dsn):
             async with asyncio.timeout(self._timeout_s):

@@ -5,6 +5,7 @@ wrong.
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from typing import Any
 
@@ -53,6 +54,12 @@ async def test_closing_leaves_no_connection_and_may_be_repeated(
         await pool.open()
     async with AsyncCheckpointerPool(dsn) as second:
         assert await second.bump("t") == 1
+
+
+async def test_a_connection_may_take_for_ever(dsn: str) -> None:
+    async with AsyncCheckpointerPool(dsn, settings=Settings(connect_timeout_s=math.inf)) as pool:
+        assert await pool.bump("t") == 1
+        assert await pool.get_checkpointer().aget_tuple(config("t")) is None
 
 
 async def test_reads_go_on_as_soon_as_postgres_is_back_however_long_it_was_away(dsn: str) -> None:
