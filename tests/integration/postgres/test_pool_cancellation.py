@@ -182,3 +182,26 @@ async def test_statements_in_one_round_trip_that_are_cancelled_leave_a_connectio
         assert await db.fetchval("SELECT count(*) FROM written") == turn, f"cancelled at {turn}"
         if not cut:
             break
+
+
+async def test_a_return_that_is_cancelled_serves_the_caller_who_begins_to_wait(
+    database: PsycopgPool,
+) -> None:
+    for before, after in itertools.product(range(4), range(4)):
+        end = asyncio.Event()
+
+        async def use(end: asyncio.Event = end) -> None:
+            async with database.connection():
+                await end.wait()
+
+        using = asyncio.create_task(use())
+        await wait_until(lambda: not database.stats()["pool_available"], what="it to be lent")
+        end.set()
+        for _ in range(before):
+            await asyncio.sleep(0)
+        waiting = asyncio.create_task(database.fetch("SELECT 1 AS n"))
+        for _ in range(after):
+            await asyncio.sleep(0)
+        using.cancel()
+        await asyncio.wait({using})
+        assert await within(5, waiting, what=f"a connection ({before}, {after})") == [{"n": 1}]
