@@ -20,6 +20,7 @@ from psycopg.rows import DictRow, dict_row
 from aiodurable.checkpoints.fences import Fence, Standing
 from aiodurable.errors import CheckpointNotFoundError, ThreadExistsError
 from aiodurable.postgres.pool import PsycopgPool
+from aiodurable.postgres.pool_connection import transaction_on
 from aiodurable.postgres.sql import load
 
 __all__ = ["ThreadCopy", "create_thread"]
@@ -92,7 +93,7 @@ async def create_thread(
         PostgresUnavailableError: Postgres cannot be reached.
     """
     fence.check()
-    async with database.connection() as connection, connection.transaction():
+    async with database.connection() as connection, transaction_on(connection):
         new = ThreadCopy(connection, fence.thread_id, serde)
         found = await new.fetch_one(_SQL["lock_empty_thread"], fence.thread_id)
         standing = None if found is None else Standing(found["token"], found["lease_id"])

@@ -35,6 +35,7 @@ from aiodurable.errors import (
 from aiodurable.lock_keys import lock_key
 from aiodurable.postgres.locked_rows import patiently
 from aiodurable.postgres.pool import PsycopgPool
+from aiodurable.postgres.pool_connection import transaction_on
 from aiodurable.postgres.sql import load
 from aiodurable.thread_id import validate_text
 
@@ -98,7 +99,7 @@ class ThreadMaintenance:
             )
 
     async def _keep_latest(self, thread_id: str) -> None:
-        async with self._cursor() as cursor, cursor.connection.transaction():
+        async with self._cursor() as cursor, transaction_on(cursor.connection):
             statements = _keep_latest(thread_id)
             # It sets the isolation level, which must come before all other statements.
             first = next(statements)
@@ -217,7 +218,7 @@ class ThreadMaintenance:
         """Open a transaction during which nobody else holds, or can acquire, a lease of these
         threads.
         """
-        async with self._pool.connection() as connection, connection.transaction():
+        async with self._pool.connection() as connection, transaction_on(connection):
             await _run(connection, _SQL["on_disk"])
             await self._hold(connection, thread_ids, own=own)
             yield connection

@@ -29,6 +29,7 @@ from aiodurable.postgres.errors import (
     to_unavailable,
 )
 from aiodurable.postgres.plan_cache import PlanCache
+from aiodurable.postgres.pool_connection import BOUND_SILENCE
 from aiodurable.postgres.retry import STATEMENT
 from aiodurable.postgres.sql import literal, load
 
@@ -171,11 +172,19 @@ class DirectConnection:
         connection: asyncpg.Connection, query: str, args: Sequence[Any]
     ) -> list[asyncpg.Record]:
         """Run a statement in a transaction: without one a pooler may parse it on one server and
-        execute it on another.
+        execute it on another. The server ends it if its client vanishes, for nothing of ours can:
+        who waits for its rows knows the pooler's backends only.
         """
-        async with connection.transaction():
+        await connection.execute(f"BEGIN; {BOUND_SILENCE}")
+        try:
             statement = await connection.prepare(query, name="")  # another client may use a name
-            return await statement.fetch(*args)
+            rows = await statement.fetch(*args)
+        except Exception:
+            if not connection.is_closed():
+                await connection.execute("ROLLBACK")
+            raise
+        await connection.execute("COMMIT")
+        return rows
 
     async def _run(self, answer: Awaitable[T]) -> T:
         silent = False

@@ -33,6 +33,7 @@ from aiodurable.postgres.pool_connection import (
     configure,
     persistent,
     refuse_other_session,
+    transaction_on,
 )
 from aiodurable.shield import run_to_completion
 
@@ -297,7 +298,7 @@ class PsycopgPool:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Callable[..., Awaitable[list[dict[str, Any]]]]]:
         """Give the body a `fetch` whose statements are all committed when it ends, or none."""
-        async with self.connection() as connection, connection.transaction():
+        async with self.connection() as connection, transaction_on(connection):
             yield fetch_on(connection)
 
     @asynccontextmanager
@@ -305,7 +306,7 @@ class PsycopgPool:
         """Give the body a `fetch` whose statements all see the tables as they are at its first one,
         and cannot write.
         """
-        async with self.connection() as connection, connection.transaction():
+        async with self.connection() as connection, transaction_on(connection):
             await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             yield fetch_on(connection)
 

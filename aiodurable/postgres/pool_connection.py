@@ -9,8 +9,8 @@ import json
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Final
 
@@ -33,12 +33,14 @@ from aiodurable.postgres.sql import literal, load
 from aiodurable.postgres.text_arrays import TextArrayDumper
 
 __all__ = [
+    "BOUND_SILENCE",
     "KEEPALIVES",
     "PoolConnection",
     "configure",
     "persistent",
     "read_json",
     "refuse_other_session",
+    "transaction_on",
 ]
 
 _SILENCE_S = 20.0
@@ -78,6 +80,21 @@ def read_json(data: str | bytes) -> Any:
         return json.loads(data)
     except (ValueError, RecursionError):
         return None
+
+
+BOUND_SILENCE: Final = f"SET LOCAL idle_in_transaction_session_timeout = '{_SILENCE_S:g}s'"
+"""Has the server end a transaction whose client has vanished. Each transaction through a pooler
+sets it: no session is ours to set there.
+"""
+
+
+@asynccontextmanager
+async def transaction_on(connection: AsyncConnection[Any]) -> AsyncGenerator[None]:
+    """A transaction for the body, which the server ends if its client vanishes."""
+    async with connection.transaction():
+        if connection.prepare_threshold is None:
+            await connection.execute(BOUND_SILENCE.encode())
+        yield
 
 
 async def configure(connection: PoolConnection, compression: Compression, timeout_s: float) -> None:

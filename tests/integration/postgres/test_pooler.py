@@ -18,8 +18,14 @@ from psycopg.conninfo import make_conninfo
 from aiodurable import AsyncCheckpointerPool, Durable, ThreadStatus
 from aiodurable.checkpoints.write_session import SESSION_KEY, WriteSession
 from aiodurable.dsn import parse_dsn
-from aiodurable.errors import PostgresUnavailableError, SessionLocksUnsupportedError
+from aiodurable.errors import (
+    AiodurableError,
+    PostgresUnavailableError,
+    SessionLocksUnsupportedError,
+    StatementRefusedError,
+)
 from aiodurable.postgres import schema
+from aiodurable.postgres.direct import DirectPool
 from aiodurable.postgres.pool import PsycopgPool
 from aiodurable.settings import Settings
 from tests.support.graphs import asking, four_nodes, noted
@@ -183,6 +189,27 @@ async def test_checkpoints_alone_need_no_direct_connection(pooler: str) -> None:
 
     assert await asyncio.gather(*map(one, range(20))) == ["collect sort weigh tell"] * 20
     await asyncio.gather(*(pool.aclose() for pool in pools))
+
+
+async def test_a_transaction_whose_client_vanished_behind_it_is_ended(pooler: str) -> None:
+    """Its backend is known to the pooler alone: nothing else would end it, and free its rows."""
+    silence = "SELECT current_setting('idle_in_transaction_session_timeout') AS limit"
+    direct = DirectPool(parse_dsn(pooler), role="test", size=1, timeout_s=10)
+    database = PsycopgPool(parse_dsn(pooler), max_size=1)
+    await database.open()
+    async with database.transaction() as fetch:
+        assert await fetch(silence) == [{"limit": "20s"}]
+    async with database.snapshot() as fetch:
+        assert await fetch(silence) == [{"limit": "20s"}]
+    assert await database.fetch(silence) == [{"limit": "0"}]  # it is no session of ours to set
+    assert [row["limit"] for row in await direct.fetch(silence)] == ["20s"]
+    with pytest.raises(StatementRefusedError):
+        await direct.fetch("SELECT 1 / 0")
+    with pytest.raises(AiodurableError):
+        await direct.fetch("SELECT $1::int", "no number")
+    assert [row["limit"] for row in await direct.fetch(silence)] == ["20s"]
+    direct.close()
+    await database.aclose()
 
 
 async def test_statements_are_prepared_where_no_pooler_is(pooler: str, dsn: str) -> None:
