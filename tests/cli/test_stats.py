@@ -7,7 +7,8 @@ import os
 import pty
 import sys
 import threading
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
 from subprocess import PIPE, Popen
 from typing import Any
 
@@ -103,11 +104,25 @@ def test_top_prints_once_where_it_is_no_terminal(filled: str) -> None:
         assert (shown.exit_code, "1 ready" in shown.stdout) == (0, True), shown.output
 
 
-def test_top_is_live_in_a_terminal_until_q(filled: str) -> None:
+@contextmanager
+def top_in_a_terminal(dsn: str, errors: int | None = None) -> Iterator[tuple[Popen[bytes], int]]:
+    """`aiodurable top`, and the other end of its terminal, to which it also writes its errors
+    unless they go elsewhere.
+    """
     ours, theirs = pty.openpty()
-    written = bytearray()
-    command = [sys.executable, "-m", "aiodurable", "top", "--every", "0.5", "--dsn", filled]
+    command = [sys.executable, "-m", "aiodurable", "top", "--every", "0.5", "--dsn", dsn]
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "160", "LINES": "40"}
+    stderr = theirs if errors is None else errors
+    with Popen(command, stdin=theirs, stdout=theirs, stderr=stderr, env=environment) as process:
+        os.close(theirs)
+        try:
+            yield process, ours
+        finally:
+            process.kill()  # one that has ended already is left alone
+
+
+def test_top_is_live_in_a_terminal_until_q(filled: str) -> None:
+    written = bytearray()
 
     def read() -> None:
         try:
@@ -116,12 +131,7 @@ def test_top_is_live_in_a_terminal_until_q(filled: str) -> None:
         except OSError:
             pass  # the other end is closed
 
-    with (
-        Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process,
-        ExitStack() as stack,
-    ):
-        stack.callback(process.kill)  # one that has ended already is left alone
-        os.close(theirs)
+    with top_in_a_terminal(filled) as (process, ours):
         reader = threading.Thread(target=read)
         reader.start()
         # It imports LangGraph first: seconds on a quiet machine.
@@ -143,17 +153,10 @@ def test_top_is_live_in_a_terminal_until_q(filled: str) -> None:
 
 
 def test_top_ends_where_its_terminal_is_gone(filled: str) -> None:
-    ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "aiodurable", "top", "--every", "0.5", "--dsn", filled]
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "160", "LINES": "40"}
-    with Popen(command, stdin=theirs, stdout=theirs, stderr=PIPE, env=environment) as process:
-        try:
-            os.close(theirs)
-            written = b""
-            while b"1 ready" not in written:
-                written += os.read(ours, 65536)
-            os.close(ours)
-            _, said = process.communicate(timeout=30)
-        finally:
-            process.kill()
+    with top_in_a_terminal(filled, errors=PIPE) as (process, ours):
+        written = b""
+        while b"1 ready" not in written:
+            written += os.read(ours, 65536)
+        os.close(ours)
+        _, said = process.communicate(timeout=30)
     assert (process.returncode, said) == (0, b"")

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from psycopg import ClientCursor, sql
 
-from aiodurable.postgres.sql import load
+from aiodurable.postgres.sql import literal, load
 from tests.support.plan_budget import Budget, overruns
 from tests.support.plan_statements import CROWD, PARTS, STATEMENTS, TABLES, Statement
 from tests.support.postgres import Server
@@ -63,13 +63,8 @@ class Session:
     def __init__(self, dsn: str, on: str) -> None:
         self._connection = psycopg.connect(dsn, autocommit=True, prepare_threshold=None)
         file, block = SESSIONS[on]
-        self._settings = (
-            load(file)[block]
-            .replace("$1", "pg_backend_pid()")
-            .replace("$2", "'auto'")
-            .replace("$3", "'20s'")
-            .encode()
-        )
+        pid = self._connection.info.backend_pid
+        self._settings = literal(load(file)[block], pid, "auto", "20s").encode()
         self._names = {
             name: f"s{n}" for n, name in enumerate(STATEMENTS) if STATEMENTS[name].on == on
         }

@@ -35,6 +35,9 @@ from tests.support.ledger_view import Ledger
 from tests.support.proxy import Proxy, proxy
 from tests.support.waiting import wait_until, within
 
+SLEEPS = "wait_event = 'PgSleep'"
+WAITS_FOR_MORE = "state = 'active' AND wait_event = 'ClientRead'"
+
 
 @pytest.fixture
 async def wire(dsn: str) -> AsyncIterator[Proxy]:
@@ -102,7 +105,7 @@ async def test_every_backend_that_was_left_is_ended_by_the_next_connection(
         replace_statement(slow, direct, "terminate_abandoned_backends", "SELECT pg_sleep(60), $1")
         second = asyncio.create_task(link.fetch("SELECT 1"))
         await wait_until(
-            lambda: sleeping(dsn), what="the second connection to end what the first left"
+            lambda: backend(dsn, SLEEPS), what="the second connection to end what the first left"
         )
         wire.forget()
         link.drop()
@@ -113,13 +116,11 @@ async def test_every_backend_that_was_left_is_ended_by_the_next_connection(
     link.drop()
 
 
-async def sleeping(dsn: str) -> bool:
-    query = (
-        "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event ="
-        " 'PgSleep'"
-    )
+async def backend(dsn: str, which: str) -> bool:
+    """Whether there is such a one."""
+    query = f"SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND {which}"
     async with await psycopg.AsyncConnection.connect(dsn) as connection:
-        return await (await connection.execute(query)).fetchone() is not None
+        return await (await connection.execute(query.encode())).fetchone() is not None
 
 
 @asynccontextmanager
@@ -382,7 +383,7 @@ async def test_a_statement_of_the_pool_does_not_wait_for_an_answer_that_is_lost(
 async def test_a_statement_of_the_pool_that_takes_long_is_left_alone(
     database: PsycopgPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Half of it is for the look at its backend, which takes long on a loaded machine.
+    # Within half of it another connection asks for its backend, slowly on a loaded machine.
     monkeypatch.setattr(pool_connection, "_SILENCE_S", 3.0)
     assert await database.fetch("SELECT 1 AS n FROM pg_sleep(4)") == [{"n": 1}]
 
@@ -393,7 +394,9 @@ async def test_statements_sent_together_of_which_the_server_got_a_part_do_not_wa
     with pytest.raises(PostgresUnavailableError):
         async with database.connection() as connection, connection.pipeline():
             cursor = await connection.execute("SELECT 1")
-            await wait_until(lambda: waits_for_more(dsn), what="the server to wait for the rest")
+            await wait_until(
+                lambda: backend(dsn, WAITS_FOR_MORE), what="the server to wait for the rest"
+            )
             wire.forget()
             await within(30, cursor.fetchall(), what="its error")
 
@@ -407,15 +410,6 @@ async def test_the_backend_of_a_connection_of_the_pool_that_was_cut_is_ended(
     with pytest.raises(PostgresUnavailableError):
         await within(30, database.fetch("SELECT 1"), what="its error")
     await wait_until(lambda: has_ended(dsn, mine["pid"]), what="its backend to end")
-
-
-async def waits_for_more(dsn: str) -> bool:
-    query = (
-        "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND state = 'active'"
-        " AND wait_event = 'ClientRead'"
-    )
-    async with await psycopg.AsyncConnection.connect(dsn) as connection:
-        return await (await connection.execute(query)).fetchone() is not None
 
 
 @pytest.mark.parametrize("where", ["collect", "weigh", "tell"])

@@ -11,7 +11,6 @@ class _Counted(Coroutine[Any, Any, Any]):
     """`inner`, which cancels its task as it suspends for the given times."""
 
     def __init__(self, inner: Coroutine[Any, Any, Any], times: tuple[int, ...]) -> None:
-        self.task: asyncio.Task[Any] | None = None
         self.cancellations = 0
         self._inner = inner
         self._times = times

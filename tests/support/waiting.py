@@ -40,6 +40,17 @@ async def is_held(durable: Durable, thread_id: str) -> bool:
     return (await durable.threads.status(thread_id)).holder is not None
 
 
+async def until_free(durable: Durable, thread_id: str) -> None:
+    """Return when nobody has the lock of a thread: it is released, or its process ended, a moment
+    before the server knows.
+    """
+
+    async def is_free() -> bool:
+        return not await is_held(durable, thread_id)
+
+    await wait_until(is_free, what=f"the end of the lease of {thread_id!r}")
+
+
 async def within(timeout: float, awaitable: Awaitable[T], *, what: str = "") -> T:
     """The result of `awaitable`. Raises `TimeoutError` after `timeout` seconds, naming `what`, or
     what it is.

@@ -24,7 +24,7 @@ from tests.programs.answering_process import QUESTIONS, SHAPES, answer_and_die, 
 from tests.support.ledger_view import Ledger
 from tests.support.scenario_graphs import BREAKS, GRAPHS, asks, chain, fan, ok
 from tests.support.scenarios import FORK, Thread
-from tests.support.waiting import is_held, wait_until
+from tests.support.waiting import until_free
 
 INPUT: dict[str, Any] = {"xs": []}
 UNKNOWN = "0" * 32
@@ -182,11 +182,7 @@ async def killed_while_answering(durable: Durable, dsn: str, shape: str, value: 
     process.start()
     await asyncio.to_thread(process.join)
     assert process.exitcode == -signal.SIGKILL
-
-    async def is_free() -> bool:
-        return not await is_held(durable, "t")
-
-    await wait_until(is_free, what="the end of its lease")
+    await until_free(durable, "t")
 
 
 @Shape

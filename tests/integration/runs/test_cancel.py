@@ -32,7 +32,7 @@ from tests.support.checkpoint_rows import written
 from tests.support.forked import Process, python
 from tests.support.graphs import INPUT, STEPS, Gate, four_nodes
 from tests.support.ledger_view import Ledger
-from tests.support.waiting import is_held, wait_until, within
+from tests.support.waiting import until_free, wait_until, within
 
 PROGRAM = PROGRAMS / "hung_process.py"
 OFTEN = Settings(lease_ttl_s=3, lease_heartbeat_s=0.2, lease_safety_margin_s=0.5)
@@ -153,11 +153,7 @@ async def test_a_run_whose_node_swallows_its_cancellation_is_over_without_it(
         call = asyncio.create_task(run_through(durable, stubborn))
         await within(60, begun.wait(), what="the run to be in the node")
         assert await durable.threads.cancel("t", wait=True, timeout=30)
-
-        async def is_free() -> bool:
-            return not await is_held(durable, "t")
-
-        await wait_until(is_free, what="the end of the lease, which follows that of the run")
+        await until_free(durable, "t")
         thread = await durable.threads.status("t")
         assert (thread.status, thread.reason) == (ThreadStatus.PAUSED, PauseReason.CANCELLED)
         assert not call.done()

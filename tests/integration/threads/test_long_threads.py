@@ -15,7 +15,7 @@ from langgraph.graph import END, START, StateGraph
 
 from aiodurable.checkpoints.repair import repair_tasks
 from aiodurable.durable import Durable
-from aiodurable.postgres.sql import load
+from aiodurable.postgres.sql import literal, load
 from aiodurable.settings import Settings
 from tests.support.explain import rows
 from tests.support.internals import services_of
@@ -109,13 +109,8 @@ async def test_what_is_read_and_compared_grows_with_the_thread_and_no_faster(
 ) -> None:
     statement = {**load("copy"), **load("checkpoints")}[block]
     with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute(
-            load("direct")["by_index"]
-            .replace("$1", "pg_backend_pid()")
-            .replace("$2", "'auto'")
-            .replace("$3", "'20s'")
-            .encode()
-        )
+        pid = connection.info.backend_pid
+        connection.execute(literal(load("direct")["by_index"], pid, "auto", "20s").encode())
         connection.execute(f"PREPARE it AS {statement}".encode())
 
         def read(calls: int) -> float:
