@@ -179,7 +179,7 @@ class DirectConnection:
         try:
             statement = await connection.prepare(query, name="")  # another client may use a name
             rows = await statement.fetch(*args)
-        except Exception:
+        except Exception:  # the server's, or asyncpg's of a value that it cannot send
             if not connection.is_closed():
                 await connection.execute("ROLLBACK")
             raise
