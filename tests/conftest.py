@@ -16,7 +16,7 @@ import contextlib
 import os
 import signal
 from asyncio.subprocess import PIPE, STDOUT
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ import pytest
 from aiodurable.dsn import parse_dsn
 from aiodurable.durable import Durable
 from aiodurable.settings import Settings
-from tests.support import fault_times, loops, random_order
+from tests.support import fault_times, hangs, loops, random_order
 from tests.support.example_programs import Start
 from tests.support.fault_times import PROPERTY, Timetable
 from tests.support.forked import Process, python
@@ -124,6 +124,28 @@ def _bound(items: list[pytest.Item]) -> None:
 def long(request: pytest.FixtureRequest) -> bool:
     """Whether there is time."""
     return bool(request.config.getoption("--long"))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
+    hangs.watch_again(item)
+    yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if call.excinfo is not None and "Timeout" in call.excinfo.exconly():
+        report.sections.append(("pending tasks", hangs.pending_tasks()))
+    return report
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    reporter = session.config.pluginmanager.getplugin("terminalreporter")
+    if reporter is not None and os.environ.get("CI"):
+        session.config.pluginmanager.register(hangs.FailuresAtOnce(reporter))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
