@@ -47,7 +47,28 @@ _MOST_PATIENCE_S: Final = 3600.0
 Pool = AsyncConnectionPool[AsyncConnection[DictRow]]
 
 
+class _UntilCancelled:
+    """The maintenance tasks of a pool, for a worker that has not been cancelled yet."""
+
+    def __init__(self, tasks: Any) -> None:
+        self._tasks = tasks
+
+    async def get(self) -> Any:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError
+        return await self._tasks.get()
+
+
 class _Pool(AsyncConnectionPool[AsyncConnection[DictRow]]):
+    @classmethod
+    async def worker(cls, q: Any) -> None:
+        """As psycopg's, which takes a cancellation for an error of what it does, such as to
+        connect, and goes on: the event loop, which cancels each task once as it ends, would wait
+        for it for good.
+        """
+        await super().worker(cast("Any", _UntilCancelled(q)))
+
     async def _putconn(self, conn: AsyncConnection[DictRow], from_getconn: bool) -> None:
         """As psycopg's, which loses the connection and its place for good if it is cancelled while
         it waits for the pool's lock, and a waiting caller if it is cancelled as it serves that one.

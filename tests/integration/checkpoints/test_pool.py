@@ -26,6 +26,7 @@ from aiodurable.errors import (
 )
 from aiodurable.settings import Settings
 from tests.support.checkpoint_rows import checkpoint, config, linear, rows
+from tests.support.other_loop import in_another_loop
 from tests.support.proxy import proxy
 from tests.support.waiting import wait_until, within
 
@@ -199,14 +200,11 @@ async def test_get_or_create_gives_one_pool_per_dsn_and_loop(dsn: str, empty_dsn
         assert first is second
         assert other is not first
 
-        def elsewhere() -> bool:
-            async def another_loop() -> bool:
-                async with await AsyncCheckpointerPool.get_or_create(dsn) as pool:
-                    return pool is first
+        async def elsewhere() -> bool:
+            async with await AsyncCheckpointerPool.get_or_create(dsn) as pool:
+                return pool is first
 
-            return asyncio.run(another_loop())
-
-        assert not await asyncio.to_thread(elsewhere)
+        assert not await in_another_loop(elsewhere)
         await first.aclose()
         third = await AsyncCheckpointerPool.get_or_create(dsn)
         assert third is not first

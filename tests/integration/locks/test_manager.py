@@ -30,6 +30,7 @@ from aiodurable.postgres import schema
 from aiodurable.settings import Settings
 from tests.support.internals import connection_of, session_of
 from tests.support.lock_view import ServerLocks
+from tests.support.other_loop import in_another_loop
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until, within
 
@@ -231,14 +232,14 @@ async def test_a_manager_of_another_event_loop_says_so_and_takes_nothing(
 
     if first == "runs on":
         async with locks:
-            await asyncio.to_thread(asyncio.run, refused())
+            await in_another_loop(refused)
             assert (locks.health().held, locks.health().waiting) == (0, 0)
             with pytest.raises(ClosedError, match="another event loop"):
-                await asyncio.to_thread(asyncio.run, locks.aclose())
+                await in_another_loop(locks.aclose)
             async with locks.hold("a"):
                 pass
     else:
-        await asyncio.to_thread(asyncio.run, locks.open())
+        await in_another_loop(locks.open)
         await refused()
         await locks.aclose()
         async with locks, locks.hold("a"):

@@ -9,8 +9,12 @@ from typing import Any
 import pytest
 
 from aiodurable import ClosedError, Durable
+from aiodurable.dsn import parse_dsn
+from aiodurable.postgres.pool import PsycopgPool
+from aiodurable.postgres.pool_connection import PoolConnection
 from tests.support.graphs import INPUT, STEPS, Gate, four_nodes, run_up_to
 from tests.support.internals import services_of
+from tests.support.other_loop import in_another_loop
 from tests.support.waiting import wait_until
 
 
@@ -18,13 +22,6 @@ from tests.support.waiting import wait_until
 async def durable(dsn: str) -> AsyncIterator[Durable]:
     async with Durable(dsn) as opened:
         yield opened
-
-
-async def in_another_loop(call: Callable[[], Awaitable[Any]]) -> Any:
-    async def main() -> Any:
-        return await call()
-
-    return await asyncio.to_thread(asyncio.run, main())
 
 
 CALLS: dict[str, Callable[[Durable], Awaitable[Any]]] = {
@@ -97,3 +94,25 @@ async def test_what_a_closed_loop_left_open_opens_again_in_this_one(dsn: str) ->
     assert not durable.is_open
     await in_another_loop(durable.open)
     await durable.aclose()
+
+
+async def test_a_loop_ends_although_a_pool_that_is_open_in_it_connects(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It cancels each task once, and waits for all of them."""
+
+    async def leave_open() -> None:
+        database = PsycopgPool(parse_dsn(dsn))
+        await database.open()
+        await database.fetch("SELECT 1")
+        connecting = asyncio.Event()
+
+        async def connect(*_: Any, **__: Any) -> None:
+            connecting.set()
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(PoolConnection, "connect", connect)
+        await database.pool.resize(2)
+        await connecting.wait()
+
+    await in_another_loop(leave_open)

@@ -19,6 +19,7 @@ from aiodurable.settings import Settings
 from aiodurable.which_durable import current
 from aiodurable.workflow import WorkflowExecutor, with_workflow_lock
 from tests.support.graphs import INPUT, Gate, four_nodes
+from tests.support.other_loop import in_another_loop
 from tests.support.waiting import within
 
 LOOKS_ONLY = Settings(lock_connections=0, auto_migrate=False)
@@ -219,5 +220,5 @@ async def test_a_durable_of_another_event_loop_is_an_error_that_says_so(
 
     async with Durable(dsn, settings=LOOKS_ONLY) as durable:
         durable.install()
-        await asyncio.to_thread(asyncio.run, look())
+        await in_another_loop(look)
         assert current() is durable
