@@ -104,6 +104,7 @@ class GroupCommitter:
         )
         self.failures = 0
         self._tasks: list[asyncio.Task[None]] = []
+        self._writing = set[asyncio.Task[None]]()
 
     def open(self) -> None:
         """Start the writers. Each connects at its first batch."""
@@ -111,6 +112,22 @@ class GroupCommitter:
             asyncio.create_task(self._serve(), name=f"aiodurable checkpoint writer {number}")
             for number in range(self._connections)
         ]
+        self._writing = set(self._tasks)
+        for task in self._tasks:
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Fail what nobody commits any more: an event loop that ends cancels the writers, and waits
+        for the graphs that wait for them.
+        """
+        self._writing.discard(task)
+        if not self._writing:
+            self.backlog.close()
+            self._fail_queued()
+
+    def _fail_queued(self) -> None:
+        for write in self.backlog.drain():
+            write.fail(_closed(write))
 
     async def aclose(self, timeout_s: float = 5.0) -> None:
         """Commit the queued writes, then stop. Writes that are not committed after `timeout_s`
@@ -124,8 +141,7 @@ class GroupCommitter:
         finally:
             for task in tasks:
                 task.cancel()
-            for write in self.backlog.drain():
-                write.fail(_closed(write))
+            self._fail_queued()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _serve(self) -> None:

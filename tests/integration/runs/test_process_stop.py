@@ -15,6 +15,7 @@ from aiodurable.durable import Durable
 from aiodurable.errors import RunCancelledError
 from aiodurable.models import ClaimState, PauseReason, ThreadStatus
 from aiodurable.settings import Settings
+from tests.support.other_loop import in_another_loop
 from tests.support.waiting import within
 
 OFTEN = Settings(lease_ttl_s=3, lease_heartbeat_s=0.2, lease_safety_margin_s=0.5)
@@ -34,9 +35,15 @@ async def swallow(state: dict[str, Any]) -> None:
             await begun["end"].wait()
 
 
+async def swallow_once(state: dict[str, Any]) -> None:
+    begun["swallow_once"].set()
+    with suppress(asyncio.CancelledError):
+        await asyncio.Event().wait()
+
+
 GRAPHS = {
     node.__name__: StateGraph(dict).add_node(node).add_edge(START, node.__name__)
-    for node in (hang, swallow)
+    for node in (hang, swallow, swallow_once)
 }
 
 
@@ -131,6 +138,20 @@ async def test_closing_does_not_wait_for_a_node_that_swallows_its_cancellation(
     begun["end"].set()
     with pytest.raises(GraphDrained):
         await within(30, task)
+
+
+async def test_a_loop_ends_although_a_node_swallows_the_one_cancellation_that_it_gets(
+    dsn: str,
+) -> None:
+    """It cancels the writers of checkpoints, too: what the graph stores then is stored by nobody."""
+
+    async def leave_at_work() -> None:
+        begun["swallow_once"] = asyncio.Event()
+        durable = Durable(dsn, graphs=GRAPHS)
+        await durable.open()
+        await in_its_node(durable, "swallow_once", "swallow_once")
+
+    await in_another_loop(leave_at_work)
 
 
 async def test_a_stream_that_is_left_while_the_process_drains_is_drained(
