@@ -220,21 +220,17 @@ def lock_table(facts: Facts, _: Settings) -> Finding:
 
 def keepalives(facts: Facts, _: Settings) -> Finding:
     """The server soon notices a client that vanished, whose pool connection may hold row locks."""
-    idle, limit = (
-        facts.number("tcp_keepalives_idle"),
-        facts.number("idle_in_transaction_session_timeout"),
-    )
     if not facts.over_tcp:
         return ok("keepalives", "not needed on a unix socket")
-    if idle > 900 and not limit:
+    idle = facts.number("tcp_keepalives_idle")
+    if idle > 900:  # our sessions set their own, unless they are a pooler's
         return warn(
             "keepalives",
-            f"tcp_keepalives_idle is {idle} s: if a host vanishes in a transaction, its row locks"
-            " stay that long",
-            "set tcp_keepalives_idle = 60 on the server, or idle_in_transaction_session_timeout for"
-            " this role, for example to 1min",
+            f"tcp_keepalives_idle is {idle} s: if a pooler's host vanishes in a transaction, its"
+            " row locks stay that long",
+            "set tcp_keepalives_idle = 60 on the server",
         )
-    return ok("keepalives", f"tcp_keepalives_idle {idle} s; lock sessions set their own")
+    return ok("keepalives", f"tcp_keepalives_idle {idle} s")
 
 
 CHECKS: tuple[Callable[[Facts, Settings], Finding], ...] = (

@@ -36,12 +36,17 @@ DISCARD PLANS
 -- No table. For the pool. What its statements read they look up, which a planner does not know of
 -- tables that were never analysed or grew since. A client that vanished in a transaction would keep
 -- its row locks until TCP finds out, by default after two hours: unless somebody has set another
--- limit, the server ends a session that is silent there. Parameters as in plan_once.
+-- limit, the server ends a session that is silent there. No limit of Postgres ends one that waits
+-- for the rest of a pipeline: there TCP is to find out, within a minute. That also ends a client
+-- that reads nothing of an answer for so long. Parameters as in plan_once.
 SELECT pg_catalog.set_config(
            'idle_in_transaction_session_timeout',
            coalesce(nullif(pg_catalog.current_setting('idle_in_transaction_session_timeout'), '0'),
                     :silence::text),
            false),
+       pg_catalog.set_config('tcp_keepalives_idle', '20', false),
+       pg_catalog.set_config('tcp_keepalives_interval', '5', false),
+       pg_catalog.set_config('tcp_user_timeout', '60s', false),
        pg_catalog.set_config('enable_seqscan', 'off', false),
        pg_catalog.set_config('jit', 'off', false),
        pg_catalog.set_config('default_transaction_isolation', 'read committed', false),
