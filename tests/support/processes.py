@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +52,12 @@ class Processes:
 @asynccontextmanager
 async def started() -> AsyncIterator[Processes]:
     """A program that forks the processes, for the body."""
-    parent = await python(PROGRAM, stdin=PIPE, stdout=PIPE)
+    parent = await python(PROGRAM, stdin=PIPE, stdout=PIPE, new_session=True)
     try:
         yield Processes(parent)
     finally:
-        assert parent.stdin is not None
-        parent.stdin.close()
+        # It waits for its process, which hangs where a test ran out of time.
+        with suppress(ProcessLookupError):
+            os.killpg(parent.pid, signal.SIGKILL)
+        parent.kill()  # it may not lead its group yet
         await parent.wait()

@@ -19,6 +19,7 @@ from typing import Literal
 from aiodurable.embedded import find_bindir, start_server, stop_server
 from aiodurable.embedded.binaries import Programs
 from aiodurable.embedded.private import alone_in
+from aiodurable.shield import run_to_completion
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until_sync
 
@@ -34,6 +35,7 @@ class OwnServer:
         self.folder = folder
         self.settings = {"max_connections": "100", "fsync": "off"}  # it dies, the host does not
         self._data = folder / "data"
+        self._one_at_a_time = asyncio.Lock()  # the end of a test waits for a start under way
 
     def require_password_over_tcp(self) -> None:
         """From the next start on; over its socket it trusts every client."""
@@ -47,7 +49,8 @@ class OwnServer:
 
     async def start(self) -> str:
         """Returns the DSN, the same at every start."""
-        return await asyncio.to_thread(self._start)
+        async with self._one_at_a_time:
+            return await run_to_completion(asyncio.to_thread(self._start))
 
     def _start(self) -> str:
         if not self._data.exists():
@@ -59,9 +62,13 @@ class OwnServer:
         """Fast: every session gets a message. Immediate: as if its power failed; it recovers from
         its log at the next start.
         """
+        async with self._one_at_a_time:
+            await run_to_completion(asyncio.to_thread(self._stop, how))
+
+    def _stop(self, how: How) -> None:
         if how == "immediate":
-            await asyncio.to_thread(self.crash)
-        await asyncio.to_thread(stop_server, self._data)
+            self.crash()
+        stop_server(self._data)
 
     def crash(self) -> None:
         """Stop it as `immediate`, and return when its last process has gone. Blocks: nothing of

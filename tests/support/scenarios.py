@@ -75,6 +75,19 @@ def die(
     asyncio.run(run())
 
 
+async def exit_code(target: Callable[..., object], *args: Any) -> int | None:
+    """That of a process which calls `target`. It is killed where the wait is cancelled: the event
+    loop would wait for good for the thread in which it is waited for.
+    """
+    process = FORK.Process(target=target, args=args)
+    process.start()
+    try:
+        await asyncio.to_thread(process.join)
+    finally:
+        process.kill()
+    return process.exitcode
+
+
 class Thread:
     """One thread of one graph, by name in `GRAPHS`."""
 
@@ -113,21 +126,14 @@ class Thread:
     ) -> None:
         """Run it in a process that dies of SIGKILL at a write, counted from 0."""
         args = (self._dsn, self.name, self.config, given, durability, at, after)
-        process = FORK.Process(target=die, args=args)
-        process.start()
-        await asyncio.to_thread(process.join)
-        assert process.exitcode == (0 if fine else -signal.SIGKILL), (
+        assert await exit_code(die, *args) == (0 if fine else -signal.SIGKILL), (
             "the run ended before that write"
         )
 
     async def killed_or_done(self, given: Any, at: int) -> bool:
         """Kill it after its `at`-th write; False: it has no such write, and ran to its end."""
-        process = FORK.Process(
-            target=die, args=(self._dsn, self.name, self.config, given, "sync", at, True)
-        )
-        process.start()
-        await asyncio.to_thread(process.join)
-        return process.exitcode == -signal.SIGKILL
+        args = (self._dsn, self.name, self.config, given, "sync", at, True)
+        return await exit_code(die, *args) == -signal.SIGKILL
 
     async def cancelled(
         self, given: Any, started: asyncio.Event, *, durability: Any = "sync"

@@ -23,7 +23,7 @@ from aiodurable.errors import (
 from tests.programs.answering_process import QUESTIONS, SHAPES, answer_and_die, answering
 from tests.support.ledger_view import Ledger
 from tests.support.scenario_graphs import BREAKS, GRAPHS, asks, chain, fan, ok
-from tests.support.scenarios import FORK, Thread
+from tests.support.scenarios import Thread, exit_code
 from tests.support.waiting import until_free
 
 INPUT: dict[str, Any] = {"xs": []}
@@ -178,10 +178,7 @@ async def test_an_answer_that_cannot_be_stored_leaves_the_question_open(
 
 async def killed_while_answering(durable: Durable, dsn: str, shape: str, value: Any) -> None:
     """Returns once the server knows that the process is gone."""
-    process = FORK.Process(target=answer_and_die, args=(dsn, shape, value))
-    process.start()
-    await asyncio.to_thread(process.join)
-    assert process.exitcode == -signal.SIGKILL
+    assert await exit_code(answer_and_die, dsn, shape, value) == -signal.SIGKILL
     await until_free(durable, "t")
 
 
