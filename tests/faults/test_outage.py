@@ -15,7 +15,7 @@ import pytest
 from aiodurable import Durable, LeaseLostError, PostgresUnavailableError, Settings, ThreadStatus
 from tests.programs import PROGRAMS
 from tests.support.forked import python
-from tests.support.graphs import INPUT, STEPS, Gate, config, four_nodes, noted, run_up_to
+from tests.support.graphs import INPUT, STEPS, Gate, config, four_nodes, noted, reached, run_up_to
 from tests.support.restartable import OwnServer
 from tests.support.waiting import wait_until, within
 
@@ -51,7 +51,7 @@ async def test_a_restart_of_postgres_is_not_felt_by_a_run(own: OwnServer, tmp_pa
                 return await run.ainvoke(INPUT), run.lease.token
 
         task = asyncio.create_task(body())
-        await gate.reached.wait()
+        assert await reached(gate, task), await task
         await own.restart()
         gate.open.set()
         result, token = await within(60, task)

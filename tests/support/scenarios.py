@@ -138,9 +138,13 @@ class Thread:
     async def cancelled(
         self, given: Any, started: asyncio.Event, *, durability: Any = "sync"
     ) -> None:
-        """Cancel the run when one of its nodes says that it has started."""
+        """Cancel the run when one of its nodes says that it has started. Raises what ended it if
+        none does.
+        """
         task = asyncio.create_task(self.graph.ainvoke(given, self.config, durability=durability))
-        await started.wait()
+        starting = asyncio.create_task(started.wait())
+        await asyncio.wait({task, starting}, return_when=asyncio.FIRST_COMPLETED)
+        starting.cancel()
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
