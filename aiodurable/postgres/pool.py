@@ -60,6 +60,17 @@ class _UntilCancelled:
         return await self._tasks.get()
 
 
+class _Event(asyncio.Event):
+    """What psycopg's scheduler waits for, without the `asyncio.wait_for` of `_deliver`."""
+
+    async def wait_timeout(self, timeout: float) -> bool:
+        try:
+            async with asyncio.timeout(timeout):
+                return await self.wait()
+        except TimeoutError:
+            return False
+
+
 class _Pool(AsyncConnectionPool[AsyncConnection[DictRow]]):
     @classmethod
     async def worker(cls, q: Any) -> None:
@@ -68,6 +79,10 @@ class _Pool(AsyncConnectionPool[AsyncConnection[DictRow]]):
         for it for good.
         """
         await super().worker(cast("Any", _UntilCancelled(q)))
+
+    def _start_workers(self) -> None:
+        cast("Any", self._sched)._event = _Event()  # noqa: SLF001
+        super()._start_workers()
 
     async def _putconn(self, conn: AsyncConnection[DictRow], from_getconn: bool) -> None:
         """As psycopg's, which loses the connection and its place for good if it is cancelled while

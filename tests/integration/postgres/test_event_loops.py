@@ -116,3 +116,17 @@ async def test_a_loop_ends_although_a_pool_that_is_open_in_it_connects(
         await connecting.wait()
 
     await in_another_loop(leave_open)
+
+
+@pytest.mark.parametrize("steps", range(8))
+async def test_a_loop_ends_although_a_pool_was_opened_in_it_just_before(
+    dsn: str, steps: int
+) -> None:
+    """At each of the moments in which what psycopg's pool does from time to time is planned."""
+
+    async def leave_open() -> None:
+        await PsycopgPool(parse_dsn(dsn)).open()
+        for _ in range(steps):
+            await asyncio.sleep(0)
+
+    await in_another_loop(leave_open)
