@@ -159,15 +159,15 @@
   }
 
   // --- keyboard: g and a letter opens a page, / searches, j and k walk the rows, ? helps
-  let going = 0;
+  let going = -Infinity; // when g was pressed: a busy page may handle both keys late
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || find("dialog[open]")) return;
     if (/^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName) || event.target.isContentEditable) {
       if (event.key === "Escape") event.target.blur();
       return;
     }
-    if (Date.now() - going < 1500) {
-      going = 0;
+    if (event.timeStamp - going < 1500) {
+      going = -Infinity;
       const link = all("[data-key]").find((item) => item.dataset.key === event.key);
       if (link) {
         event.preventDefault();
@@ -175,7 +175,7 @@
       }
       return;
     }
-    if (event.key === "g") going = Date.now();
+    if (event.key === "g") going = event.timeStamp;
     else if (event.key === "/") focus(event, find("[data-complete]") || find("[data-search]"));
     else if (event.key === "?") find("#help").showModal();
     else if (event.key === "j" || event.key === "k") walk(event, event.key === "j" ? 1 : -1);
