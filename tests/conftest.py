@@ -294,6 +294,4 @@ async def start() -> AsyncIterator[Start]:
 
     yield start
     for process in started:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
+        await process.end()

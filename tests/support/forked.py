@@ -44,6 +44,7 @@ class Process(asyncio.Protocol):
         self.stdin: asyncio.WriteTransport | None = None
         self.stdout: asyncio.StreamReader | None = None
         self.stderr: asyncio.StreamReader | None = None
+        self._pipes: list[asyncio.ReadTransport] = []
         self._over = asyncio.Event()
 
     def data_received(self, data: bytes) -> None:
@@ -63,6 +64,24 @@ class Process(asyncio.Protocol):
         printed = await asyncio.gather(_rest(self.stdout), _rest(self.stderr))
         await self.wait()
         return printed
+
+    async def end(self) -> None:
+        """Kill it, and wait until it is over. What it has still printed is dropped, not read: a test
+        that failed may be reading it, and asyncio may wake only one of two readers.
+        """
+        self.kill()
+        await self.wait()
+        for pipe in self._pipes:
+            pipe.close()
+
+    async def read_from(self, descriptor: int) -> asyncio.StreamReader:
+        """Read one of its streams, from this end of its pipe."""
+        reader = asyncio.StreamReader()
+        pipe, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(descriptor, "rb", 0)
+        )
+        self._pipes.append(pipe)
+        return reader
 
     def send_signal(self, which: signal.Signals) -> None:
         if self.returncode is None:
@@ -131,16 +150,8 @@ async def python(
         process.stdin = writing
     for name in ("stdout", "stderr"):
         if (end := near.get(name)) is not None:
-            setattr(process, name, await _reader(end))
+            setattr(process, name, await process.read_from(end))
     return process
-
-
-async def _reader(descriptor: int) -> asyncio.StreamReader:
-    reader = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(descriptor, "rb", 0)
-    )
-    return reader
 
 
 async def _rest(stream: asyncio.StreamReader | None) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ import pytest
 
 from tests.support.example_programs import REPOSITORY
 from tests.support.forked import python
-from tests.support.waiting import wait_until_sync
+from tests.support.waiting import wait_until_sync, within
 
 TOLD = """
 import json, os, sys
@@ -54,6 +55,16 @@ async def test_it_ends_with_the_code_or_the_signal_that_ended_it() -> None:
     killed.kill()
     assert [await each.wait() for each in (left, raised, killed)] == [3, 1, -signal.SIGKILL]
     assert b"ValueError: at the end" in (await raised.communicate())[0]
+
+
+async def test_it_ends_although_what_it_prints_is_being_read() -> None:
+    """A test that ran out of time may be reading it, and goes on while its fixtures end."""
+    process = await python("-c", "import signal; signal.pause()", stdout=PIPE)
+    reading = asyncio.create_task(process.communicate())
+    await asyncio.sleep(0)
+    await within(30, process.end())
+    assert process.returncode == -signal.SIGKILL
+    assert not any(await within(30, reading))
 
 
 async def test_what_it_sets_stays_its_own() -> None:
