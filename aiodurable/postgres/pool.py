@@ -266,9 +266,12 @@ class PsycopgPool:
                     await _deliver(task, cancelled)
                     yield connection
                 await _deliver(task, cancelled)
-            except PoolClosed as error:
-                raise ClosedError("the connection pool was closed while it was needed") from error
             except psycopg.Error as error:
+                await _deliver(task, cancelled)
+                if isinstance(error, PoolClosed):
+                    raise ClosedError(
+                        "the connection pool was closed while it was needed"
+                    ) from error
                 if not isinstance(error, PoolTimeout) and not is_disconnect(error):
                     raise
                 why = (self._away or error) if isinstance(error, PoolTimeout) else error

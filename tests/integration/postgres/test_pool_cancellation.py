@@ -166,6 +166,26 @@ async def test_closing_that_is_cancelled_at_any_turn_of_the_loop_ends_cancelled(
         await database.aclose()
 
 
+async def test_a_call_that_is_cancelled_as_the_pool_closes_ends_cancelled(dsn: str) -> None:
+    """What goes on after a `ClosedError` is cancelled once, and waited for."""
+    for turns in range(20):
+        database = PsycopgPool(parse_dsn(dsn), max_size=1)
+        await database.open()
+        async with database.connection():
+            waiting = asyncio.create_task(database.fetch("SELECT 1"))
+            await wait_until(
+                lambda: database.stats()["requests_waiting"],  # noqa: B023
+                what="the call to wait for the pool",
+            )
+            closing = asyncio.create_task(database.aclose())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            wanted = waiting.cancel()
+            await asyncio.wait({waiting})
+        await closing
+        assert waiting.cancelled() is wanted, f"after {turns} turns"
+
+
 async def test_statements_in_one_round_trip_that_are_cancelled_leave_a_connection_that_commits(
     database: PsycopgPool, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
