@@ -10,8 +10,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 
-def written_to_a_terminal(command: Sequence[str], environment: Mapping[str, str]) -> str:
-    """What the command writes to a terminal, its errors too."""
+def written_to_a_terminal(
+    command: Sequence[str], environment: Mapping[str, str], *, longest_s: float = 100
+) -> str:
+    """What the command writes to a terminal, its errors too. It is killed after `longest_s` seconds:
+    a thread that waits for it would keep an event loop from ending.
+    """
     ours, theirs = pty.openpty()
     written = bytearray()
 
@@ -26,7 +30,10 @@ def written_to_a_terminal(command: Sequence[str], environment: Mapping[str, str]
         os.close(theirs)
         reader = threading.Thread(target=read)
         reader.start()
-        process.wait()
-        reader.join()
-    os.close(ours)
+        try:
+            process.wait(longest_s)
+        finally:
+            process.kill()
+            reader.join()
+            os.close(ours)
     return written.decode()

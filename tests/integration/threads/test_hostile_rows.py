@@ -122,6 +122,7 @@ async def in_a_pipe(at: Hostile) -> list[str]:
         capture_output=True,
         env=environment(at),
         check=False,
+        timeout=LONGEST_S,
     )
     lines = done.stdout.decode().splitlines()
     told = [json.loads(line, parse_constant=no_json) for line in lines if line.startswith("{")]
@@ -135,7 +136,10 @@ def no_json(constant: str) -> NoReturn:
 
 
 async def at_a_terminal(at: Hostile) -> list[str]:
-    return [await asyncio.to_thread(written_to_a_terminal, commands(at), environment(at))]
+    written = await asyncio.to_thread(
+        *(written_to_a_terminal, commands(at), environment(at)), longest_s=LONGEST_S
+    )
+    return [written]
 
 
 async def over_http(at: Hostile) -> list[str]:
