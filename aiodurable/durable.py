@@ -116,11 +116,11 @@ class Durable:
         self._stack: AsyncExitStack | None = None
         self._opening = asyncio.Lock()
         self._services: Services | None = None
-        self._threads = Threads(self._opened)
-        self._queues = Queues(self._opened)
-        self._runs = Runs(self._opened, namespace=self.settings.namespace)
-        self._schedules = Schedules(self._opened, namespace=self.settings.namespace)
-        self._insights = Insights(self._opened)
+        self._threads = Threads(self._opened_here)
+        self._queues = Queues(self._opened_here)
+        self._runs = Runs(self._opened_here, namespace=self.settings.namespace)
+        self._schedules = Schedules(self._opened_here, namespace=self.settings.namespace)
+        self._insights = Insights(self._opened_here)
 
     def read_only(self, settings: Settings, renamed: Renamed) -> Durable:
         """A copy, not yet open, with the same database, graphs and serializer, with other settings
@@ -334,6 +334,11 @@ class Durable:
                 " durable`"
             )
         return self._services
+
+    def _opened_here(self) -> Services:
+        """Before anything is shared with a call of the loop in which it is open."""
+        self._refuse_other_loop("use")
+        return self._opened()
 
     @overload
     def run(

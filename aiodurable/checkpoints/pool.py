@@ -172,6 +172,7 @@ class AsyncCheckpointerPool:
                 await run_to_completion(self.database.aclose(self._settings.close_timeout_s))
                 raise
             self._loop = asyncio.get_running_loop()
+            self.direct.open()
             self._committer = GroupCommitter(
                 self._direct_dsn,
                 connections=self._writers,

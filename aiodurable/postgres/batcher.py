@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 from aiodurable.errors import ClosedError, PostgresUnavailableError
@@ -23,6 +24,9 @@ class Batcher(Generic[K, V]):
 
     A statement starts after the calls that it answers: they see everything that was committed
     before them.
+
+    It belongs to the event loop in which it is made, or first called where none runs then: a
+    statement of one loop could not wake a call of another one, which is in another thread.
 
     Args:
         fetch: given distinct keys, returns a value for each; for a missing key the call returns
@@ -48,6 +52,9 @@ class Batcher(Generic[K, V]):
         self._sent: Mapping[K, Sequence[asyncio.Future[V | None]]] = {}
         self._task: asyncio.Task[None] | None = None
         self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        with suppress(RuntimeError):  # none runs
+            self._loop = asyncio.get_running_loop()
 
     async def __call__(self, key: K) -> V | None:
         """The value for one key; None if there is none.
@@ -59,8 +66,9 @@ class Batcher(Generic[K, V]):
         if self._closed:
             raise ClosedError("the connection was closed: keep it open for as long as graphs run")
         loop = asyncio.get_running_loop()
-        # it could not resolve a future of this loop
-        if self._task is not None and self._task.get_loop() is not loop:
+        if self._loop is None:
+            self._loop = loop
+        if self._loop is not loop:
             raise ClosedError("this Durable belongs to another event loop: open one in each loop")
         answer: asyncio.Future[V | None] = loop.create_future()
         self._waiting.append((key, answer))

@@ -265,6 +265,10 @@ class DirectPool:
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
+    def open(self) -> None:
+        """Belong to the running event loop, not to the one of the first statement."""
+        self._loop = asyncio.get_running_loop()
+
     async def fetch(self, query: str, *args: Any) -> list[Mapping[str, Any]]:
         """Run one statement with `$1` parameters and return its rows; run it again if its
         connection died.
@@ -274,7 +278,7 @@ class DirectPool:
             OutOfResourcesError: a disk, the lock table or the like is full.
             ConfigurationError: the role lacks a right, or the database's encoding a character.
             StatementRefusedError: Postgres refused it for another reason.
-            ClosedError: the pool was closed, or was first used in another event loop.
+            ClosedError: the pool was closed, or was opened or first used in another event loop.
         """
         loop = asyncio.get_running_loop()
         if self._loop is None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytest
 
-from aiodurable import CircuitOpenError
+from aiodurable import CircuitOpenError, ClosedError
 from aiodurable.postgres.batcher import Batcher
-from tests.support.waiting import within
+from tests.support.other_loop import in_another_loop
+from tests.support.waiting import wait_until, within
 
 eager = pytest.mark.skipif(
     sys.version_info < (3, 12), reason="asyncio has eager tasks since Python 3.12"
@@ -62,4 +65,38 @@ async def test_who_leaves_while_its_question_is_under_way_leaves_the_others_thei
         answered.release()
         assert await asyncio.gather(*staying) == ["B", "C"]
     assert leaving.cancelled()
+    await together.aclose()
+
+
+async def test_a_question_of_another_loop_is_refused_at_any_moment() -> None:
+    """Nothing would wake its loop when the answer is there."""
+    asked, go_on = threading.Event(), threading.Event()
+
+    async def ask(keys: Sequence[str]) -> Mapping[str, str]:
+        go_on.set()
+        await asyncio.sleep(0.01)  # meanwhile the other question joins the next batch
+        return {key: key.upper() for key in keys}
+
+    together = Batcher(ask, name="test")
+
+    async def elsewhere() -> None:
+        loop = asyncio.get_running_loop()
+        create_future = loop.create_future
+
+        def later() -> asyncio.Future[Any]:
+            """This thread rests where nothing says yet in which loop questions are asked."""
+            loop.create_future = create_future  # type: ignore[method-assign]
+            asked.set()
+            go_on.wait(30)
+            return create_future()
+
+        loop.create_future = later  # type: ignore[method-assign]
+        with pytest.raises(ClosedError, match="another event loop"):
+            await together("theirs")
+        asked.set()
+
+    other = asyncio.create_task(in_another_loop(elsewhere))
+    await wait_until(asked.is_set)
+    assert await together("ours") == "OURS"
+    await other
     await together.aclose()

@@ -20,7 +20,7 @@ from tests.support.waiting import wait_until
 
 @pytest.fixture
 async def durable(dsn: str) -> AsyncIterator[Durable]:
-    async with Durable(dsn) as opened:
+    async with Durable(dsn, graphs={"four": four_nodes()}) as opened:
         yield opened
 
 
@@ -31,6 +31,9 @@ CALLS: dict[str, Callable[[Durable], Awaitable[Any]]] = {
     "a checkpoint": lambda durable: durable.checkpointer.aget_tuple(
         {"configurable": {"thread_id": "t"}}
     ),
+    "a signal": lambda durable: durable.threads.signal("t", "coin", 1),
+    "a run": lambda durable: durable.runs.create("t", "four", INPUT),
+    "a statement": lambda durable: services_of(durable).checkpoints.direct.fetch("SELECT 1"),
     "a token": lambda durable: services_of(durable).checkpoints.new_fence("t"),
     "closing": lambda durable: durable.aclose(),
 }
