@@ -178,10 +178,10 @@ async def test_of_freed_locks_exactly_those_that_another_process_grabbed_end_the
         dsn, settings=Settings(recovery_grace_s=60), observers=[inline(note_lost)]
     ) as durable:
         crowd = Crowd(durable, tmp_path, stubborn=True)
-        tasks = crowd.start()
-        await wait_until(lambda: crowd.reached == RUNS, 60)
         wanted = THREADS[::10]
         try:
+            tasks = crowd.start()
+            await wait_until(lambda: crowd.reached == RUNS, 60)
             grabber = await python(GRABBER, dsn, *wanted, stdout=PIPE)
             assert grabber.stdout is not None
             assert await grabber.stdout.readline() == b"waiting\n"

@@ -150,17 +150,19 @@ async def test_a_run_whose_node_swallows_its_cancellation_is_over_without_it(
                     await done.wait()
 
     async with Durable(dsn, settings=OFTEN) as durable:
-        call = asyncio.create_task(run_through(durable, stubborn))
-        await within(60, begun.wait(), what="the run to be in the node")
-        assert await durable.threads.cancel("t", wait=True, timeout=30)
-        await until_free(durable, "t")
-        thread = await durable.threads.status("t")
-        assert (thread.status, thread.reason) == (ThreadStatus.PAUSED, PauseReason.CANCELLED)
-        assert not call.done()
-        async with durable.run("t", four_nodes()) as run:
-            assert (await run.ainvoke())["words"] == list(STEPS)
-        before = await written(dsn)
-        done.set()
+        try:
+            call = asyncio.create_task(run_through(durable, stubborn))
+            await within(60, begun.wait(), what="the run to be in the node")
+            assert await durable.threads.cancel("t", wait=True, timeout=30)
+            await until_free(durable, "t")
+            thread = await durable.threads.status("t")
+            assert (thread.status, thread.reason) == (ThreadStatus.PAUSED, PauseReason.CANCELLED)
+            assert not call.done()
+            async with durable.run("t", four_nodes()) as run:
+                assert (await run.ainvoke())["words"] == list(STEPS)
+            before = await written(dsn)
+        finally:
+            done.set()  # nothing else ends it
         with pytest.raises(RunCancelledError):
             await within(30, call, what="the cancelled run to end")
         assert call.cancelling() == 0

@@ -178,15 +178,18 @@ async def test_a_stale_holder_that_swallows_its_cancellation_still_writes_nothin
                 await run.ainvoke(INPUT)
 
         task = asyncio.create_task(body())
-        await reached.wait()
-        await end_lock_sessions(dsn)
-        async with new.run("t", four_nodes(), on_busy="wait", timeout=10) as run:
-            result = await run.ainvoke()
-            before = await written(dsn)
-            taken.set()
-            with pytest.raises(LeaseLostError):
-                await task
-            assert await written(dsn) == before
+        try:
+            await within(30, reached.wait())
+            await end_lock_sessions(dsn)
+            async with new.run("t", four_nodes(), on_busy="wait", timeout=10) as run:
+                result = await run.ainvoke()
+                before = await written(dsn)
+                taken.set()
+                with pytest.raises(LeaseLostError):
+                    await task
+                assert await written(dsn) == before
+        finally:
+            taken.set()  # nothing else ends the stale run
         assert result["words"] == list(STEPS)
         state = await new.checkpointer.aget_tuple({"configurable": {"thread_id": "t"}})
         assert state is not None
