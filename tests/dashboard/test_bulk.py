@@ -205,9 +205,11 @@ async def test_a_thread_that_goes_on_after_it_was_compared_is_left_alone(
         """Its second record is that of the thread, which was compared just before."""
         acted.append("ada")
         if len(acted) == 2:
-            elsewhere = threading.Thread(target=asyncio.run, args=(another_turn(dsn),))
+            turn = another_turn(dsn)
+            elsewhere = threading.Thread(target=asyncio.run, args=(turn,), daemon=True)
             elsewhere.start()
-            elsewhere.join()
+            elsewhere.join(60)
+            assert not elsewhere.is_alive(), "the other turn waits for what this loop has"
         return "ada"
 
     client = opened(read_only=False, actor=actor)
