@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 from itertools import islice
 from typing import Any, TextIO
 
@@ -14,6 +15,7 @@ from aiodurable.cli.database import dsn_option, open_read_only
 from aiodurable.cli.exit_codes import Exit, FailedCommand, exit_of
 from aiodurable.cli.progress import shown_progress
 from aiodurable.errors import AiodurableError
+from aiodurable.postgres.own_thread import in_own_thread
 
 __all__ = ["create_many"]
 
@@ -52,17 +54,32 @@ def create_many(dsn: str | None, file: TextIO) -> None:
     `durable.runs.create` by name. With a run_id in each line the same file may be given again: what
     was accepted is not accepted twice.
     """
+    if file.name == "<stdin>":
+        file = _apart(file)
     accepted = asyncio.run(_accept(dsn, file))
     click.echo(f"{accepted:,} runs accepted")
+
+
+def _apart(stdin: TextIO) -> TextIO:
+    """What stdin gives, in a file of its own: the end of the process would wait for who reads
+    `sys.stdin`.
+    """
+    with suppress(OSError):  # it may be no file
+        return open(stdin.fileno(), encoding="utf-8", closefd=False)
+    return stdin
 
 
 async def _accept(dsn: str | None, file: TextIO) -> int:
     from aiodurable.queue.new_run import NewRun  # noqa: PLC0415 - loads LangGraph
 
+    def read() -> list[str]:
+        return [*islice(file, _BATCH)]
+
     accepted, first = 0, 1
     async with open_read_only(dsn) as durable:
         with shown_progress() as progress:
-            while lines := await asyncio.to_thread(lambda: [*islice(file, _BATCH)]):
+            # not in the loop's executor: after Ctrl-C that would wait for the end of stdin
+            while lines := await in_own_thread(read, name="aiodurable lines"):
                 last = first + len(lines) - 1
                 try:
                     new = [

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+from asyncio.subprocess import PIPE, STDOUT
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import psycopg
 import pytest
 from click.testing import CliRunner, Result
 
 from aiodurable import ThreadPausedError
 from aiodurable.cli.commands import cli
+from tests.support.forked import python
+from tests.support.waiting import wait_until, within
 
 pytestmark = pytest.mark.usefixtures("no_database_by_accident")
 
@@ -174,3 +179,21 @@ def test_create_many_accepts_a_file_once_and_says_which_line_is_wrong(
         assert says in refused.stderr
         assert "no run of the lines 1 to 2 was accepted" in refused.stderr
     assert aiodurable(dsn, "runs", "show", "late").exit_code == 3
+
+
+async def test_ctrl_c_ends_create_many_although_stdin_goes_on(
+    dsn: str, db: asyncpg.Connection
+) -> None:
+    command = ("-m", "aiodurable", "runs", "create-many", "-", "--dsn", dsn)
+    process = await python(*command, stdin=PIPE, stdout=PIPE, stderr=STDOUT)
+    try:
+        assert process.stdin is not None
+        for n in range(500):  # a batch: then it waits for the next line
+            line = json.dumps({"thread_id": f"t{n}", "graph": "g", "input": n})
+            process.stdin.write(line.encode() + b"\n")
+        await wait_until(lambda: db.fetchval("SELECT count(*) = 500 FROM aiodurable_runs"), 60)
+        process.send_signal(signal.SIGINT)
+        printed, _ = await within(30, process.communicate(), what="the command to end")
+        assert (process.returncode, b"Aborted!" in printed) == (1, True)
+    finally:
+        await process.end()
