@@ -48,9 +48,7 @@ async def hung(dsn: str) -> AsyncIterator[Process]:
         == b"hung\n"
     )
     yield process
-    if process.returncode is None:
-        process.kill()
-    await process.communicate()
+    await process.end()
 
 
 async def test_a_run_that_hangs_in_another_process_is_ended_and_settled(
