@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any, Final, TypeVar, cast
 
@@ -81,7 +81,8 @@ class _Pool(AsyncConnectionPool[AsyncConnection[DictRow]]):
         await super().worker(cast("Any", _UntilCancelled(q)))
 
     def _start_workers(self) -> None:
-        cast("Any", self._sched)._event = _Event()  # noqa: SLF001
+        with suppress(AttributeError):  # a later version may have another scheduler
+            cast("Any", self._sched)._event = _Event()  # noqa: SLF001
         super()._start_workers()
 
     async def _putconn(self, conn: AsyncConnection[DictRow], from_getconn: bool) -> None:
