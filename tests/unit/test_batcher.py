@@ -70,11 +70,11 @@ async def test_who_leaves_while_its_question_is_under_way_leaves_the_others_thei
 
 async def test_a_question_of_another_loop_is_refused_at_any_moment() -> None:
     """Nothing would wake its loop when the answer is there."""
-    asked, go_on = threading.Event(), threading.Event()
+    asked, go_on, refused = threading.Event(), threading.Event(), threading.Event()
 
     async def ask(keys: Sequence[str]) -> Mapping[str, str]:
         go_on.set()
-        await asyncio.sleep(0.01)  # meanwhile the other question joins the next batch
+        await wait_until(refused.is_set, what="the other question, which may not join a batch")
         return {key: key.upper() for key in keys}
 
     together = Batcher(ask, name="test")
@@ -93,6 +93,7 @@ async def test_a_question_of_another_loop_is_refused_at_any_moment() -> None:
         loop.create_future = later  # type: ignore[method-assign]
         with pytest.raises(ClosedError, match="another event loop"):
             await together("theirs")
+        refused.set()
         asked.set()
 
     other = asyncio.create_task(in_another_loop(elsewhere))
