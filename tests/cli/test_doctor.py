@@ -328,6 +328,8 @@ async def test_facts_that_this_server_cannot_have(database: PsycopgPool) -> None
         facts, over_tcp=True, settings={**facts.settings, "tcp_keepalives_idle": "7200"}
     )
     assert server_checks.keepalives(over_tcp, Settings()).grade == "warn"
+    looked_for = replace(over_tcp, settings={**over_tcp.settings, "tcp_keepalives_idle": "60"})
+    assert server_checks.keepalives(looked_for, Settings()).grade == "ok"
 
 
 @pytest.mark.parametrize("seconds", [-30, 30])

@@ -32,7 +32,6 @@ from aiodurable.postgres.pool_connection import PoolConnection
 from tests.support.graphs import INPUT, STEPS, Gate, four_nodes, reached, run_up_to
 from tests.support.internals import replace_statement, socket_of
 from tests.support.ledger_view import Ledger
-from tests.support.ports import free_port
 from tests.support.proxy import Proxy, proxy
 from tests.support.restartable import OwnServer
 from tests.support.waiting import wait_until, within
@@ -174,9 +173,7 @@ async def test_a_limit_of_silent_transactions_that_the_operator_chose_stays_in_f
 
 async def test_the_server_looks_for_a_client_that_vanished_in_a_pipeline(own: OwnServer) -> None:
     """After two hours by default, and no other limit of Postgres ends such a session."""
-    (own.folder / "hba").write_text("local all all trust\nhost all all 127.0.0.1/32 trust\n")
-    own.settings |= {"listen_addresses": "127.0.0.1", "hba_file": str(own.folder / "hba")}
-    own.settings["port"] = str(free_port())
+    own.listen("trust")
     async with pool_of(make_conninfo(await own.start(), host="127.0.0.1")) as pool:
         [found] = await pool.fetch(
             "SELECT current_setting('tcp_keepalives_idle') AS idle,"

@@ -16,7 +16,6 @@ from psycopg.conninfo import conninfo_to_dict
 from tests.support.proxy import Direction, proxy
 from tests.support.restartable import OwnServer
 
-_TRUST = "local all all trust\nhost all all samenet trust\n"
 _OURS, _THEIRS, _NOBODY = "02:00:00:00:00:01", "02:00:00:00:00:02", "02:00:00:00:00:03"
 
 
@@ -110,9 +109,7 @@ async def partitioned(own: OwnServer) -> AsyncIterator[Partition]:
     """Start the server on the near side of a network that can be cut."""
     with namespace() as made:
         if made is not None:
-            rules = own.folder / "hba"
-            rules.write_text(_TRUST)
-            own.settings |= {"listen_addresses": made.ours, "hba_file": str(rules)}
+            own.listen("trust", address=made.ours, clients="samenet")
             near = await own.start()
             user = conninfo_to_dict(near)["user"]
             far = f"postgresql://{user}@{made.ours}:{conninfo_to_dict(near)['port']}/postgres"

@@ -37,12 +37,18 @@ class OwnServer:
         self._data = folder / "data"
         self._one_at_a_time = asyncio.Lock()  # the end of a test waits for a start under way
 
-    def require_password_over_tcp(self) -> None:
-        """From the next start on; over its socket it trusts every client."""
+    def listen(
+        self,
+        auth: Literal["trust", "scram-sha-256"],
+        *,
+        address: str = "127.0.0.1",
+        clients: str = "127.0.0.1/32",
+    ) -> None:
+        """On TCP too, from the next start on; over its socket it trusts every client."""
         rules = self.folder / "hba"
-        rules.write_text("local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n")
+        rules.write_text(f"local all all trust\nhost all all {clients} {auth}\n")
         self.settings |= {
-            "listen_addresses": "127.0.0.1",
+            "listen_addresses": address,
             "port": str(free_port()),
             "hba_file": str(rules),
         }

@@ -47,7 +47,7 @@ def everything_of(error: BaseException) -> list[str]:
 @pytest.fixture
 async def asking(own: OwnServer) -> str:
     """The DSN without its password's place: `{}` is to be filled."""
-    own.require_password_over_tcp()
+    own.listen("scram-sha-256")
     socket = await own.start()
     parts = conninfo_to_dict(socket)
     with psycopg.connect(socket, autocommit=True) as connection:

@@ -78,7 +78,7 @@ class Role:
 
 @pytest.fixture
 async def role(own: OwnServer) -> Role:
-    own.require_password_over_tcp()
+    own.listen("scram-sha-256")
     return Role(await own.start())
 
 
